@@ -1,0 +1,145 @@
+"""
+How good a policy is on prompts with verifiable answers: greedy accuracy, the same without seeing the image, random of N,
+best of N by the reward model, and pass at N. Answers are compared exactly, never by the reward model.
+
+The embedded world, on a CPU:
+
+accelerate launch recipes/evaluate_policy.py
+accelerate launch recipes/evaluate_policy.py --model_name_or_path outputs/tiny/mpo --output_dir outputs/tiny/evaluate_mpo
+
+Qwen2.5-VL-7B, on one GPU:
+
+accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/evaluate_policy.py \
+    --config recipes/configs/qwen2_5_vl_7b/evaluate_policy.yaml
+
+Reads a policy, a reward model and a prompt dataset with `answer`. Writes `responses.jsonl` and `results.json`.
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import PIL.Image
+from accelerate import PartialState
+from datasets import load_dataset, load_from_disk
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
+from trl import ScriptArguments
+
+from vl_reward import RecipeParser, ResponseSampler, RewardScorer, VisionModelConfig
+
+
+INPUTS = ("model_name_or_path", "reward_model", "dataset_name")
+
+
+@dataclass
+class PolicyEvaluationArguments(ScriptArguments):
+    reward_model: str | None = field(default=None, metadata={"help": "Reward model for best of N."})
+    output_dir: str = field(default="outputs/evaluate_policy", metadata={"help": "Where to write the results."})
+    num_generations: int = field(default=8, metadata={"help": "N."})
+    max_new_tokens: int = field(default=1024, metadata={"help": "Longest response."})
+    temperature: float = field(default=1.0, metadata={"help": "Of the N samples; greedy decoding has none."})
+    batch_size: int = field(default=64, metadata={"help": "Responses generated or scored at a time."})
+    seed: int = field(default=0, metadata={"help": "Seed of the N samples."})
+
+
+# Edit here: what counts as right. The embedded world's responses end in `Answer: <answer>`.
+def is_right(response, answer):
+    match = re.search(r"Answer: (\S+)\s*$", response)
+    return match is not None and match.group(1) == answer
+
+
+def main(script_args, model_args):
+    set_seed(script_args.seed)
+    device = PartialState().device
+
+    ####################
+    # Model & Processor
+    ####################
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        model_args.model_name_or_path,
+        revision=model_args.model_revision,
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+    ).to(device)
+    processor = AutoProcessor.from_pretrained(
+        model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
+    )
+    greedy = ResponseSampler(model, processor, script_args.max_new_tokens, 0.0, batch_size=script_args.batch_size)
+
+    ####################
+    # Dataset
+    ####################
+    if Path(script_args.dataset_name).exists():
+        dataset = load_from_disk(script_args.dataset_name)
+    else:
+        dataset = load_dataset(script_args.dataset_name, script_args.dataset_config)
+    # Edit here: map your columns to `id`, `prompt` (a list of messages), `images` (a list) and `answer`.
+    prompts = dataset[script_args.dataset_test_split]
+    questions, images, answers = prompts["prompt"][:], prompts["images"][:], prompts["answer"][:]
+    blank_images = [[PIL.Image.new("RGB", image.size, "white") for image in row] for row in images]
+
+    ####################
+    # Evaluation
+    ####################
+    greedy_responses, _ = greedy(questions, images)
+    blind_responses, _ = greedy(questions, blank_images)
+    results = {
+        "model": model_args.model_name_or_path,
+        "n_prompts": len(prompts),
+        "greedy_accuracy": mean(is_right(row[0], a) for row, a in zip(greedy_responses, answers, strict=True)),
+        "blind_accuracy": mean(is_right(row[0], a) for row, a in zip(blind_responses, answers, strict=True)),
+    }
+    results["greedy_standard_error"] = math.sqrt(
+        results["greedy_accuracy"] * (1 - results["greedy_accuracy"]) / len(prompts)
+    )
+    lines = [{"id": i, "greedy": row[0]} for i, row in zip(prompts["id"], greedy_responses, strict=True)]
+
+    if script_args.reward_model is not None:
+        n = script_args.num_generations
+        sampler = ResponseSampler(
+            model, processor, script_args.max_new_tokens, script_args.temperature, batch_size=script_args.batch_size
+        )
+        samples, _ = sampler(questions, images, n)
+        scorer = RewardScorer.from_pretrained(
+            script_args.reward_model, batch_size=script_args.batch_size, dtype=model_args.dtype
+        )
+        scorer.model.to(device)
+        flat = [(i, response) for i, row in enumerate(samples) for response in row if response.strip()]
+        flat_scores = iter(
+            scorer([questions[i] for i, _ in flat], [text for _, text in flat], [images[i] for i, _ in flat])
+        )
+        # An empty response cannot be scored, and is the worst there is.
+        scores = [[next(flat_scores) if text.strip() else -math.inf for text in row] for row in samples]
+        right = [[is_right(text, answer) for text in row] for row, answer in zip(samples, answers, strict=True)]
+        results |= {
+            "reward_model": script_args.reward_model,
+            "n": n,
+            "random_of_n_accuracy": mean(mean(row) for row in right),
+            "best_of_n_accuracy": mean(row[s.index(max(s))] for row, s in zip(right, scores, strict=True)),
+            "pass_at_n": mean(any(row) for row in right),
+        }
+        lines = [
+            line | {"samples": row, "right": ok, "scores": s}
+            for line, row, ok, s in zip(lines, samples, right, scores, strict=True)
+        ]
+
+    ####################
+    # Save
+    ####################
+    output_dir = Path(script_args.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / "responses.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (output_dir / "results.json").write_text(json.dumps(results, indent=2))
+    print(json.dumps(results, indent=2))
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values)
+
+
+if __name__ == "__main__":
+    parser = RecipeParser((PolicyEvaluationArguments, VisionModelConfig), __file__, INPUTS)
+    main(*parser.parse_args_and_config())

@@ -1,0 +1,140 @@
+"""
+Samples to preferences: the reward model scores every response, and each prompt gives its best against its worst.
+
+The embedded world, on a CPU:
+
+accelerate launch recipes/label_preferences.py
+
+With a 7B reward model, on 8 GPUs:
+
+accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/label_preferences.py \
+    --config recipes/configs/qwen2_5_vl_7b/label_preferences.yaml
+
+Reads the candidates of sample_responses.py and a reward model. Writes `scores.jsonl` (every raw score), the dataset
+`preferences` in TRL's vision-preference format, and `labels.json` (how many prompts gave a pair, and why others did not).
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accelerate import PartialState
+from datasets import Dataset, Image, List, load_from_disk
+from trl import ScriptArguments
+
+from vl_reward import RecipeParser, RewardScorer, VisionModelConfig
+
+
+INPUTS = ("model_name_or_path", "dataset_name")
+
+
+@dataclass
+class LabelArguments(ScriptArguments):
+    output_dir: str = field(default="outputs/labels", metadata={"help": "Where to write scores and preferences."})
+    min_gap: float = field(default=1.0, metadata={"help": "Least score of the best response above the worst."})
+    batch_size: int = field(default=16, metadata={"help": "Responses scored at a time, per process."})
+    max_length: int | None = field(default=None, metadata={"help": "Refuse longer responses, prompt included."})
+
+
+def best_against_worst(row, scores, min_gap):
+    """
+    The pair of one prompt, as `(reason, pair)`: `"pair"`, or why there is none and `None`. An empty response has no
+    score. An unfinished one has, but is never paired: cut off in the middle, it is not what the policy would have said.
+    """
+    finished = [
+        (score, response)
+        for score, response, reason in zip(scores, row["responses"], row["finish_reasons"], strict=True)
+        if reason == "stop" and score is not None
+    ]
+    if len(finished) < 2:
+        return "fewer than two finished responses", None
+    (low, worst), (high, best) = min(finished), max(finished)
+    if best == worst:
+        return "all responses equal", None
+    if high - low < min_gap:
+        return "score gap too small", None
+    return "pair", {"chosen": best, "rejected": worst, "score_chosen": high, "score_rejected": low}
+
+
+def main(script_args, model_args):
+    state = PartialState()
+
+    ####################
+    # Model & Processor
+    ####################
+    scorer = RewardScorer.from_pretrained(
+        model_args.model_name_or_path,
+        batch_size=script_args.batch_size,
+        max_length=script_args.max_length,
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+    )
+    scorer.model.to(state.device)
+
+    ####################
+    # Dataset
+    ####################
+    candidates = load_from_disk(script_args.dataset_name).cast_column("images", List(Image(decode=False)))
+
+    ####################
+    # Scoring
+    ####################
+    indices = list(range(state.process_index, len(candidates), state.num_processes))
+    shard = candidates.select(indices)
+    flat = [(row, response) for row in shard for response in row["responses"] if response.strip()]
+    flat_scores = iter(
+        scorer(
+            prompts=[row["prompt"] for row, _ in flat],
+            completions=[response for _, response in flat],
+            images=[row["images"] for row, _ in flat],
+        )
+    )
+    output_dir = Path(script_args.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with open(output_dir / f"scores_{state.process_index}.jsonl", "w") as file:
+        for index, row in zip(indices, shard, strict=True):
+            scores = [next(flat_scores) if response.strip() else None for response in row["responses"]]
+            file.write(json.dumps({"index": index, "id": row["id"], "scores": scores}) + "\n")
+    state.wait_for_everyone()
+    if not state.is_main_process:
+        return
+
+    ####################
+    # Pairs
+    ####################
+    shards = [output_dir / f"scores_{rank}.jsonl" for rank in range(state.num_processes)]
+    lines = sorted((json.loads(line) for shard in shards for line in open(shard)), key=lambda line: line["index"])
+    assert [line["index"] for line in lines] == list(range(len(candidates))), "a score is missing or there twice"
+    (output_dir / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    counts, pairs = Counter(), []
+    for row, line in zip(candidates, lines, strict=True):
+        # Edit here: the rule that makes a pair.
+        reason, pair = best_against_worst(row, line["scores"], script_args.min_gap)
+        counts[reason] += 1
+        if pair is not None:
+            for side in ("chosen", "rejected"):
+                pair[side] = [{"role": "assistant", "content": pair[side]}]
+            pairs.append({"id": row["id"], "prompt": row["prompt"], "images": row["images"], **pair})
+
+    ####################
+    # Save
+    ####################
+    report = {
+        "reward_model": model_args.model_name_or_path,
+        "candidates": script_args.dataset_name,
+        "min_gap": script_args.min_gap,
+        "prompts": len(candidates),
+        **counts,
+    }
+    (output_dir / "labels.json").write_text(json.dumps(report, indent=2))
+    print(json.dumps(report, indent=2))
+    if not pairs:
+        raise ValueError("No prompt gave a pair. Lower `min_gap`, or sample more diverse responses.")
+    Dataset.from_list(pairs).cast_column("images", List(Image())).save_to_disk(output_dir / "preferences")
+
+
+if __name__ == "__main__":
+    parser = RecipeParser((LabelArguments, VisionModelConfig), __file__, INPUTS)
+    main(*parser.parse_args_and_config())

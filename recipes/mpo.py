@@ -1,0 +1,89 @@
+"""
+Mixed Preference Optimization (arXiv 2411.10442): a policy trained with 0.8 DPO + 0.2 BCO + 1.0 SFT on labelled pairs.
+
+The embedded world, on a CPU:
+
+accelerate launch recipes/mpo.py
+
+Qwen2.5-VL-7B, full fine-tuning on 8 GPUs of 80 GB:
+
+accelerate launch --config_file accelerate_configs/deepspeed_zero3.yaml recipes/mpo.py \
+    --config recipes/configs/qwen2_5_vl_7b/mpo.yaml
+
+Reads the policy that was sampled from and the preferences of label_preferences.py. Writes a better policy.
+"""
+
+from pathlib import Path
+
+from datasets import load_dataset, load_from_disk
+from peft import PeftModel
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
+from trl import DPOConfig, ScriptArguments, get_peft_config
+
+from vl_reward import MPOTrainer, RecipeParser, VisionModelConfig
+
+
+INPUTS = ("model_name_or_path", "dataset_name")
+
+
+def main(script_args, training_args, model_args):
+    set_seed(training_args.seed)
+
+    ####################
+    # Model & Processor
+    ####################
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        model_args.model_name_or_path,
+        revision=model_args.model_revision,
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+    )
+    processor = AutoProcessor.from_pretrained(
+        model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
+    )
+    # With LoRA the reference is the policy with its adapter switched off.
+    ref_model = None
+    if not model_args.use_peft:
+        ref_model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            model_args.model_name_or_path,
+            revision=model_args.model_revision,
+            dtype=model_args.dtype,
+            attn_implementation=model_args.attn_implementation,
+        )
+
+    ####################
+    # Dataset
+    ####################
+    if Path(script_args.dataset_name).exists():
+        dataset = load_from_disk(script_args.dataset_name)
+    else:
+        dataset = load_dataset(
+            script_args.dataset_name, script_args.dataset_config, split=script_args.dataset_train_split
+        )
+    # Edit here: map your columns to `prompt`, `chosen`, `rejected` (lists of messages) and `images` (a list).
+
+    ####################
+    # Training
+    ####################
+    trainer = MPOTrainer(
+        model=model,
+        ref_model=ref_model,
+        args=training_args,
+        train_dataset=dataset,
+        processing_class=processor,
+        peft_config=get_peft_config(model_args),
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+
+    ####################
+    # Save
+    ####################
+    if isinstance(trainer.model, PeftModel):
+        trainer.model = trainer.model.merge_and_unload()
+    trainer.save_model()
+    trainer.accelerator.print(f"Policy saved to {training_args.output_dir}")
+
+
+if __name__ == "__main__":
+    parser = RecipeParser((ScriptArguments, DPOConfig, VisionModelConfig), __file__, INPUTS)
+    main(*parser.parse_args_and_config())

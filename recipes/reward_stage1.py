@@ -1,0 +1,96 @@
+"""
+The reward model: Qwen2.5-VL with a scalar head, trained on preference pairs (Skywork-VL Reward, section 4.1).
+Stage 1 trains on image pairs; stage 2 trains its result on, with text-only pairs added. The two files are the same but
+for the block marked STAGE and their YAML.
+
+The embedded world, on a CPU:
+
+accelerate launch recipes/reward_stage1.py
+accelerate launch recipes/reward_stage2.py
+
+Qwen2.5-VL-7B, full fine-tuning on 8 GPUs of 80 GB:
+
+accelerate launch --config_file accelerate_configs/deepspeed_zero3.yaml recipes/reward_stage1.py \
+    --config recipes/configs/qwen2_5_vl_7b/reward_stage1.yaml
+
+Reads a Qwen2.5-VL checkpoint (stage 1) or a reward model (stage 2) and a preference dataset with `prompt`, `chosen`,
+`rejected` and `images`. Writes a reward model.
+"""
+
+from pathlib import Path
+
+from datasets import Image, List, load_dataset, load_from_disk
+from peft import PeftModel
+from transformers import AutoProcessor, set_seed
+from trl import RewardConfig, ScriptArguments, get_peft_config
+
+from vl_reward import Qwen2_5_VLForSequenceClassification, RecipeParser, VisionModelConfig, VisionRewardTrainer
+
+
+INPUTS = ("model_name_or_path", "dataset_name")
+
+
+def main(script_args, training_args, model_args):
+    set_seed(training_args.seed)  # before the head exists: it is drawn at random
+
+    ####################
+    # Model & Processor
+    ####################
+    model = Qwen2_5_VLForSequenceClassification.from_pretrained(
+        model_args.model_name_or_path,
+        revision=model_args.model_revision,
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+    )
+    processor = AutoProcessor.from_pretrained(
+        model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
+    )
+    model.model.visual.requires_grad_(False)
+    model.model.visual.merger.requires_grad_(True)  # the projector
+
+    ####################
+    # Dataset
+    ####################
+    if Path(script_args.dataset_name).exists():
+        dataset = load_from_disk(script_args.dataset_name)
+    else:
+        dataset = load_dataset(script_args.dataset_name, script_args.dataset_config)
+    # Edit here: map your columns to `prompt`, `chosen`, `rejected` (lists of messages) and `images` (a list).
+    dataset = dataset.cast_column("images", List(Image(decode=False)))  # the collator decodes them, batch by batch
+
+    # --- STAGE 1: image pairs only ---
+    dataset = dataset.filter(lambda images: len(images) > 0, input_columns="images", desc="Keeping image pairs")
+    # --- end of STAGE ---
+
+    ####################
+    # Training
+    ####################
+    trainer = VisionRewardTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=dataset[script_args.dataset_train_split],
+        eval_dataset=dataset[script_args.dataset_test_split],
+        processing_class=processor,
+        peft_config=get_peft_config(model_args),
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+
+    ####################
+    # Evaluation
+    ####################
+    metrics = trainer.evaluate()
+    trainer.log_metrics("eval", metrics)
+    trainer.save_metrics("eval", metrics)
+
+    ####################
+    # Save
+    ####################
+    if isinstance(trainer.model, PeftModel):
+        trainer.model = trainer.model.merge_and_unload()  # the next step loads a plain reward model
+    trainer.save_model()
+    trainer.accelerator.print(f"Reward model saved to {training_args.output_dir}")
+
+
+if __name__ == "__main__":
+    parser = RecipeParser((ScriptArguments, RewardConfig, VisionModelConfig), __file__, INPUTS)
+    main(*parser.parse_args_and_config())

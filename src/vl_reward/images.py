@@ -1,0 +1,40 @@
+"""The one way this project opens an image, so that training, labelling and evaluation see the same pixels."""
+
+import io
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+
+def load_image(source: Image.Image | str | Path | dict) -> Image.Image:
+    """
+    Decode an image fully into RGB: EXIF orientation applied, transparency laid on white, 16-bit scaled down to 8-bit.
+
+    Args:
+        source (`PIL.Image.Image`, `str`, `Path` or `dict`):
+            An image, its path, or `{"bytes": ..., "path": ...}` as an undecoded image column of `datasets` gives it.
+
+    Returns:
+        `PIL.Image.Image` in mode RGB.
+
+    Raises:
+        ValueError: If the file is missing, truncated or not an image.
+    """
+    if isinstance(source, dict):
+        name = source.get("path") or "image bytes"
+        file = io.BytesIO(source["bytes"]) if source.get("bytes") is not None else source["path"]
+    else:
+        name = file = source
+    try:
+        image = file if isinstance(file, Image.Image) else Image.open(file)
+        image.load()  # `Image.open` reads the header only: a truncated file shows itself here
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} could not be decoded ({error}). Replace the file, or leave its row out.") from error
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # PIL would clip 16-bit values at 255 and return a white image
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,66 @@
+"""How a recipe reads its configuration."""
+
+import os
+import sys
+from pathlib import Path
+
+from trl import TrlParser
+
+
+class RecipeParser(TrlParser):
+    """
+    [`~trl.TrlParser`] that runs a recipe's tiny config when no `--config` is given, and checks that inputs exist.
+
+    Args:
+        dataclass_types (`tuple`):
+            The recipe's dataclasses.
+        recipe (`str`):
+            The recipe's `__file__`. Its tiny config is `configs/tiny/<recipe>.yaml` beside it, or `<recipe>.yaml` where
+            a recipe was copied out together with its config.
+        inputs (`tuple[str, ...]`):
+            The arguments that name what an earlier step makes. Each recipe writes to `outputs/<world>/<recipe>`, so a
+            missing path says which command to run.
+
+    Raises:
+        ValueError: For an unknown key.
+        FileNotFoundError: If an input is a local path that does not exist. The message holds the command to run.
+    """
+
+    def __init__(self, dataclass_types, recipe: str, inputs: tuple[str, ...]):
+        super().__init__(dataclass_types)
+        self.recipe = Path(recipe)
+        self.inputs = inputs
+
+    def parse_args_and_config(self, args=None, **kwargs):
+        args = sys.argv[1:] if args is None else list(args)
+        if "--config" not in args:
+            name = self.recipe.stem
+            configs = [self.recipe.with_suffix(".yaml"), self.recipe.parent / f"configs/tiny/{name}.yaml"]
+            config = next((path for path in configs if path.exists()), configs[-1])
+            if os.environ.get("RANK", "0") == "0":
+                print(
+                    f"No --config given: running {os.path.relpath(config)}, on the embedded digits world. The 7B run: "
+                    f"accelerate launch --config_file accelerate_configs/deepspeed_zero3.yaml recipes/{name}.py "
+                    f"--config recipes/configs/qwen2_5_vl_7b/{name}.yaml",
+                    flush=True,
+                )
+            args = ["--config", str(config), *args]
+        parsed = super().parse_args_and_config(args, **kwargs)
+        values = {key: value for namespace in parsed for key, value in vars(namespace).items()}
+        for key in self.inputs:
+            # A hub id is `name` or `owner/name`; anything with more parts, or anchored, is a path.
+            path = Path(str(values[key] or ""))
+            if (len(path.parts) > 2 or path.is_absolute() or str(values[key]).startswith((".", "~"))) and not (
+                path.expanduser().exists()
+            ):
+                raise FileNotFoundError(f"`{key}: {path}` does not exist. Make it first: {self.command_for(path)}")
+        return parsed
+
+    def command_for(self, path: Path) -> str:
+        """The command that writes `outputs/<world>/<recipe>/...`, or builds the embedded world's inputs."""
+        for part in reversed(path.parts):
+            if self.recipe.with_name(f"{part}.py").exists():
+                world = path.parts[path.parts.index(part) - 1]
+                config = "" if world == "tiny" else f" --config recipes/configs/{world}/{part}.yaml"
+                return f"accelerate launch recipes/{part}.py{config}"
+        return "python -m vl_reward.tiny builds the embedded world's models and datasets; others are yours to bring"

@@ -1,0 +1,66 @@
+"""
+Build the embedded world's inputs, which the tiny configs read: two models and two datasets.
+
+```bash
+python -m vl_reward.tiny --output_dir outputs/tiny --seed 0
+```
+"""
+
+import argparse
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
+
+from ..sampler import ResponseSampler
+from .digits import compose, compose_text
+from .preferences import PREFERENCE_FEATURES, PROMPT_FEATURES, corrupted_pairs, policy_pairs, prompt_rows
+
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny"))
+    parser.add_argument("--seed", type=int, default=0, help="Which questions are composed. The split stays.")
+    parser.add_argument("--n_pairs", type=int, default=6000, help="Corrupted image pairs to train on.")
+    parser.add_argument("--n_policy_prompts", type=int, default=6000, help="Prompts to take wrong policy samples from.")
+    parser.add_argument("--n_text_pairs", type=int, default=1500, help="Text-only pairs to train on, in stage 2.")
+    parser.add_argument("--n_prompts", type=int, default=2000, help="Prompts to sample on, for MPO.")
+    parser.add_argument("--n_test", type=int, default=600, help="Test prompts, and test pairs of each kind.")
+    args = parser.parse_args()
+    set_seed(args.seed)
+
+    for name in ("base", "policy"):
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(CHECKPOINTS / name, dtype="float32")
+        processor = AutoProcessor.from_pretrained(CHECKPOINTS / name)
+        model.save_pretrained(args.output_dir / name)
+        processor.save_pretrained(args.output_dir / name)
+    sampler = ResponseSampler(model, processor, max_new_tokens=24, batch_size=256)
+
+    # Seeds are spaced so that no two streams of questions are the same.
+    seed = 100 * args.seed
+    preferences = {
+        "train": corrupted_pairs(compose("preference", seed), args.n_pairs, seed)
+        + policy_pairs(sampler, "preference", args.n_policy_prompts, seed + 1)
+        + corrupted_pairs(compose_text(seed + 2), args.n_text_pairs, seed + 2),
+        "test": corrupted_pairs(compose("test", seed + 3), 2 * args.n_test, seed + 3)
+        + policy_pairs(sampler, "test", args.n_test, seed + 4)
+        + corrupted_pairs(compose_text(seed + 5), args.n_test // 2, seed + 5),
+    }
+    prompts = {
+        "train": prompt_rows("preference", args.n_prompts, seed + 6),
+        "test": prompt_rows("test", args.n_test, seed + 7),
+    }
+    for name, splits, features in (
+        ("preferences", preferences, PREFERENCE_FEATURES),
+        ("prompts", prompts, PROMPT_FEATURES),
+    ):
+        dataset = DatasetDict({split: Dataset.from_list(rows, features) for split, rows in splits.items()})
+        dataset.save_to_disk(args.output_dir / name)
+        print(f"{args.output_dir / name}: {', '.join(f'{len(rows):,} {split}' for split, rows in splits.items())}")
+
+
+if __name__ == "__main__":
+    main()

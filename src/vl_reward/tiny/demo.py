@@ -1,0 +1,113 @@
+"""
+The whole loop in the embedded world: reward model, on-policy samples, labels, MPO, and what it all did to accuracy.
+
+```bash
+make demo                                  # or: python -m vl_reward.tiny.demo --seed 0 --output_dir outputs/tiny
+```
+
+Each step is a recipe run as a user would, with its tiny config. A step that is done is not run again.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+PACKAGES = ("vl-reward", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+
+
+def steps(out: Path, seed: int) -> dict[str, list[str]]:
+    """The command of each step, in order."""
+    recipe = [sys.executable, "recipes/{}.py"]
+    inputs = {
+        "reward_stage1": {"model_name_or_path": "base", "dataset_name": "preferences"},
+        "reward_stage2": {"model_name_or_path": "reward_stage1", "dataset_name": "preferences"},
+        "evaluate_reward": {"model_name_or_path": "reward_stage2", "dataset_name": "preferences"},
+        "sample_responses": {"model_name_or_path": "policy", "dataset_name": "prompts"},
+        "label_preferences": {"model_name_or_path": "reward_stage2", "dataset_name": "sample_responses/candidates"},
+        "mpo": {"model_name_or_path": "policy", "dataset_name": "label_preferences/preferences"},
+        "evaluate_policy": {
+            "model_name_or_path": "policy",
+            "dataset_name": "prompts",
+            "reward_model": "reward_stage2",
+        },
+        "evaluate_mpo": {"model_name_or_path": "mpo", "dataset_name": "prompts", "reward_model": "reward_stage2"},
+    }
+    commands = {"world": [sys.executable, "-m", "vl_reward.tiny", "--output_dir", str(out), "--seed", str(seed)]}
+    for step, paths in inputs.items():
+        name = "evaluate_policy" if step == "evaluate_mpo" else step
+        command = [recipe[0], recipe[1].format(name), "--config", f"recipes/configs/tiny/{name}.yaml"]
+        for key, path in paths.items():
+            command += [f"--{key}", str(out / path)]
+        if name not in ("evaluate_reward", "label_preferences"):
+            command += ["--seed", str(seed)]
+        commands[step] = command + ["--output_dir", str(out / step)]
+    return commands
+
+
+def collect(out: Path, seconds: dict[str, float]) -> dict:
+    """Gather what the steps wrote into the results of the demo."""
+    reward = json.loads((out / "evaluate_reward/results.json").read_text())
+    policy = json.loads((out / "evaluate_policy/results.json").read_text())
+    mpo = json.loads((out / "evaluate_mpo/results.json").read_text())
+    return {
+        "reward": {
+            "heldout_pair_accuracy": reward["overall"],
+            "blank_image_pair_accuracy": reward["blank_image_subsets"]["image/misread"]["accuracy"],
+            "shorter_is_better_accuracy": reward["baselines"]["shorter_is_better"]["accuracy"],
+            "n_pairs": reward["n"],
+        },
+        "policy": {
+            "base_accuracy": policy["greedy_accuracy"],
+            "blind_accuracy": policy["blind_accuracy"],
+            "random_of_n_accuracy": policy["random_of_n_accuracy"],
+            "best_of_n_accuracy": policy["best_of_n_accuracy"],
+            "pass_at_n": policy["pass_at_n"],
+            "mpo_accuracy": mpo["greedy_accuracy"],
+            "n": policy["n"],
+            "n_prompts": policy["n_prompts"],
+        },
+        "seconds": seconds,
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny"))
+    parser.add_argument("--seed", type=int, default=0, help="Of the questions, the sampling and the training.")
+    args = parser.parse_args()
+
+    record = args.output_dir / "demo.json"
+    done = json.loads(record.read_text()) if record.exists() else {"seed": args.seed, "seconds": {}}
+    if done["seed"] != args.seed:
+        sys.exit(f"{args.output_dir} holds a run with seed {done['seed']}. Choose another directory: make demo OUT=...")
+
+    commands = steps(args.output_dir, args.seed)
+    for number, (step, command) in enumerate(commands.items(), 1):
+        if step in done["seconds"]:
+            print(f"[{number}/{len(commands)}] {step}: done", flush=True)
+            continue
+        print(f"[{number}/{len(commands)}] {step}: {' '.join(['python', *command[1:]])}", flush=True)
+        start = time.monotonic()
+        if subprocess.run(command).returncode != 0:
+            sys.exit(f"{step} failed. `make demo` goes on from there once its cause is mended.")
+        done["seconds"][step] = round(time.monotonic() - start, 1)
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(done, indent=2))
+
+    results = collect(args.output_dir, done["seconds"])
+    (args.output_dir / "results.json").write_text(json.dumps(results, indent=2))
+    for group in ("reward", "policy"):
+        print(f"\n{group}")
+        for key, value in results[group].items():
+            print(f"  {key:<32}{value:>8.3f}" if isinstance(value, float) else f"  {key:<32}{value:>8,}")
+    print(f"\n{sum(done['seconds'].values()) / 60:.1f} minutes. Written to {args.output_dir / 'results.json'}")
+
+
+if __name__ == "__main__":
+    main()

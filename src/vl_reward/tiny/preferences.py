@@ -1,0 +1,112 @@
+"""Preference pairs about digits: a right response against a corrupted one, or against the policy's own wrong sample."""
+
+import hashlib
+import itertools
+import random
+from collections.abc import Iterator
+
+from datasets import Features, Image, List, Value
+
+from ..sampler import ResponseSampler
+from .digits import compose, extract_answer, respond, solve
+
+
+MESSAGES = List({"role": Value("string"), "content": Value("string")})
+PREFERENCE_FEATURES = Features(
+    {
+        "id": Value("string"),
+        "source": Value("string"),
+        "prompt": MESSAGES,
+        "images": List(Image()),
+        "chosen": MESSAGES,
+        "rejected": MESSAGES,
+    }
+)
+PROMPT_FEATURES = Features(
+    {"id": Value("string"), "prompt": MESSAGES, "images": List(Image()), "answer": Value("string")}
+)
+
+
+def content_id(row: dict, *texts: str) -> str:
+    """A stable hash of what a row shows and says."""
+    digest = hashlib.sha256("\0".join([row["question"], *texts]).encode())
+    for image in row["images"]:
+        digest.update(image.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def corrupt(row: dict, rng: random.Random) -> tuple[str, str]:
+    """
+    A wrong response to a question, as `(name of the error, response)`:
+
+    - `misread`: another digit is read, and the answer follows from it, so only the picture shows the error. Both
+      responses of such a pair are equally likely as texts: "equal" is left out since its digits are not independent.
+    - `wrong_answer`: the digits are read right, and the answer does not follow.
+    - `wrong_format`: no answer is given.
+    """
+    first, second, kind = row["first"], row["second"], row["kind"]
+    error = rng.choices(["misread", "wrong_answer", "wrong_format"], [0.65, 0.3, 0.05])[0]
+    if error == "misread" and kind != "equal":
+        if rng.random() < 0.5:
+            first = rng.choice([digit for digit in range(10) if digit != first])
+        else:
+            second = rng.choice([digit for digit in range(10) if digit != second])
+        return error, respond(first, second, solve(kind, first, second))
+    if error == "wrong_format":
+        return error, f"I see {first} and {second}."
+    if kind in ("equal", "more"):
+        return "wrong_answer", respond(first, second, "no" if row["answer"] == "yes" else "yes")
+    top = 18 if kind == "sum" else 9
+    wrong = rng.choice([number for number in range(top + 1) if str(number) != row["answer"]])
+    return "wrong_answer", respond(first, second, str(wrong))
+
+
+def preference_row(row: dict, source: str, rejected: str) -> dict:
+    """A composed question with a right and a wrong response, in the preference format."""
+    chosen = respond(row["first"], row["second"], row["answer"])
+    return {
+        "id": content_id(row, chosen, rejected),
+        "source": source,
+        "prompt": [{"role": "user", "content": row["question"]}],
+        "images": row["images"],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+    }
+
+
+def corrupted_pairs(rows: Iterator[dict], n: int, seed: int) -> list[dict]:
+    """`n` pairs of a right and a corrupted response. The source is `image/<error>`, or `text/<error>` without images."""
+    rng, pairs = random.Random(seed), []
+    for row in itertools.islice(rows, n):
+        error, rejected = corrupt(row, rng)
+        pairs.append(preference_row(row, f"{'image' if row['images'] else 'text'}/{error}", rejected))
+    return pairs
+
+
+def policy_pairs(sampler: ResponseSampler, split: str, n_prompts: int, seed: int) -> list[dict]:
+    """Pairs of a right response and the policy's own wrong sample, as the verifier finds it: the first of 4 samples."""
+    rows = list(itertools.islice(compose(split, seed), n_prompts))
+    responses, finish_reasons = sampler([row["question"] for row in rows], [row["images"] for row in rows], 4)
+    pairs = []
+    for row, samples, reasons in zip(rows, responses, finish_reasons, strict=True):
+        wrong = [
+            sample
+            for sample, reason in zip(samples, reasons, strict=True)
+            if reason == "stop" and sample.strip() and extract_answer(sample) != row["answer"]
+        ]
+        if wrong:
+            pairs.append(preference_row(row, "image/policy_sample", wrong[0]))
+    return pairs
+
+
+def prompt_rows(split: str, n: int, seed: int) -> list[dict]:
+    """`n` prompts with their verifiable answers."""
+    return [
+        {
+            "id": content_id(row),
+            "prompt": [{"role": "user", "content": row["question"]}],
+            "images": row["images"],
+            "answer": row["answer"],
+        }
+        for row in itertools.islice(compose(split, seed), n)
+    ]

@@ -1,0 +1,78 @@
+"""Assets built on the spot: a random Qwen2.5-VL of two narrow layers, its processor, and drawn images. No download."""
+
+import os
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import itertools  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from transformers import Qwen2_5_VLForConditionalGeneration  # noqa: E402
+
+from vl_reward import Qwen2_5_VLForSequenceClassification  # noqa: E402
+from vl_reward.tiny.base import build_config  # noqa: E402
+from vl_reward.tiny.digits import compose, compose_text  # noqa: E402
+from vl_reward.tiny.preferences import corrupted_pairs  # noqa: E402
+from vl_reward.tiny.processor import build_processor  # noqa: E402
+
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def processor():
+    return build_processor()
+
+
+@pytest.fixture(scope="session")
+def config(processor):
+    config = build_config(processor.tokenizer)
+    config.text_config.num_hidden_layers = 2
+    config.text_config.layer_types = config.text_config.layer_types[:2]
+    config.vision_config.depth = 2
+    config.vision_config.fullatt_block_indexes = [1]
+    return config
+
+
+@pytest.fixture(scope="session")
+def policy_path(config, processor, tmp_path_factory):
+    """A random policy in the hub's layout, as `save_pretrained` writes it by default, with its processor."""
+    path = tmp_path_factory.mktemp("policy")
+    torch.manual_seed(0)
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(path)
+    processor.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def policy(policy_path):
+    return Qwen2_5_VLForConditionalGeneration.from_pretrained(policy_path, dtype="float32")
+
+
+@pytest.fixture
+def reward_model(policy_path):
+    torch.manual_seed(0)
+    return Qwen2_5_VLForSequenceClassification.from_pretrained(policy_path, dtype="float32").eval()
+
+
+@pytest.fixture(scope="session")
+def image_pairs():
+    """24 preference rows with one or two images each."""
+    return corrupted_pairs(compose("sft", 0), 24, 0)
+
+
+@pytest.fixture(scope="session")
+def text_pairs():
+    """8 preference rows without images."""
+    return corrupted_pairs(compose_text(0), 8, 0)
+
+
+@pytest.fixture(scope="session")
+def mixed_pairs(image_pairs, text_pairs):
+    """Alternating rows of one image, two images and none."""
+    one = [row for row in image_pairs if len(row["images"]) == 1]
+    two = [row for row in image_pairs if len(row["images"]) == 2]
+    return list(itertools.chain.from_iterable(zip(one, text_pairs, two, strict=False)))
