@@ -58,7 +58,7 @@ def test_chosen_rows_come_first_and_keep_their_images(collator, processor, mixed
         assert row["rejected"][0]["content"] + "<|im_end|>\n" in texts[i + 6]
     images_per_row = [len(row["images"]) for row in rows]
     assert images_per_row == [1, 0, 2, 1, 0, 2]
-    assert (batch["input_ids"] == processor.vocab["<|vision_start|>"]).sum(1).tolist() == images_per_row * 2
+    assert (batch["input_ids"] == processor.tokenizer.vocab["<|vision_start|>"]).sum(1).tolist() == images_per_row * 2
     sizes = [[1, image.height // 14, image.width // 14] for row in rows for image in row["images"]]
     assert batch["image_grid_thw"].tolist() == sizes * 2
 

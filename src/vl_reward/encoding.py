@@ -37,6 +37,14 @@ def refuse_control_tokens(processor: ProcessorMixin, name: str, messages: list[d
         )
 
 
+def load_images(name: str, images: list | None) -> list[Image.Image]:
+    """[`load_image`] for each image of a row, with the row's name in the error."""
+    try:
+        return [load_image(image) for image in images or []]
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
 def render(processor: ProcessorMixin, name: str, messages: list[dict], images: list, **template_kwargs):
     """
     One conversation as text in the chat template, and its images decoded.
@@ -46,8 +54,8 @@ def render(processor: ProcessorMixin, name: str, messages: list[dict], images: l
             differs from the number of placeholders. `name` stands in the message.
     """
     refuse_control_tokens(processor, name, messages)
+    images = load_images(name, images)
     try:
-        images = [load_image(image) for image in images or []]
         return processor.apply_chat_template(prepare_multimodal_messages(messages, images), **template_kwargs), images
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error

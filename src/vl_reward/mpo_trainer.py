@@ -13,8 +13,7 @@ from transformers import ProcessorMixin, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
-from .encoding import as_messages, refuse_control_tokens, text_of
-from .images import load_image
+from .encoding import as_messages, load_images, refuse_control_tokens, text_of
 from .trainer_guards import TrainerGuards
 
 
@@ -36,24 +35,25 @@ class DataCollatorForMPO(DataCollatorForVisionPreference):
     max_pair_length: int | None = None
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        names = [f"{side} response of row {row.get('id', '?')}" for side in ("chosen", "rejected") for row in examples]
-        rows = []
-        for row in examples:
-            row = {key: as_messages(row[key], []) for key in ("prompt", "chosen", "rejected")} | {
-                "images": [load_image(image) for image in row["images"]]
-            }
-            rows.append(row)
-        for name, messages in zip(names, [row[side] for side in ("chosen", "rejected") for row in rows], strict=True):
-            if not text_of(messages).strip():
-                raise ValueError(f"{name} is empty, so there is nothing to learn from. Leave the pair out.")
-        for name, row in zip(names, rows, strict=False):
+        names = [f"row {row.get('id', '?')}" for row in examples]
+        rows = [
+            {key: as_messages(row[key], []) for key in ("prompt", "chosen", "rejected")}
+            | {"images": load_images(name, row["images"])}
+            for name, row in zip(names, examples, strict=True)
+        ]
+        for name, row in zip(names, rows, strict=True):
             refuse_control_tokens(self.processor, name, row["prompt"] + row["chosen"] + row["rejected"])
+            for side in ("chosen", "rejected"):
+                if not text_of(row[side]).strip():
+                    raise ValueError(
+                        f"{name}: the {side} response is empty, so there is nothing to learn from. Leave the pair out."
+                    )
 
         batch = super().torch_call(rows)
-        for name, length in zip(names, batch["attention_mask"].sum(1).tolist(), strict=True):
+        for name, length in zip(names * 2, batch["attention_mask"].sum(1).tolist(), strict=True):
             if self.max_pair_length is not None and length > self.max_pair_length:
                 raise ValueError(
-                    f"{name} has {length} tokens, image tokens included, and `max_length` is {self.max_pair_length}. "
+                    f"{name}: a response has {length} tokens, image tokens included, and `max_length` is {self.max_pair_length}. "
                     "It is not cut. Raise `max_length`, lower the processor's `max_pixels`, or leave the pair out."
                 )
         return batch

@@ -61,6 +61,11 @@ class VisionRewardTrainer(TrainerGuards, RewardTrainer):
             **kwargs,
         )
         self.processing_class = processing_class  # saved with every checkpoint
+        if not any(parameter.requires_grad for name, parameter in self.model.named_parameters() if "score" in name):
+            raise ValueError(
+                "The reward head `score` is not trained. With LoRA it stays at its random values and is not saved: set "
+                "`modules_to_save=['score']` (`lora_modules_to_save: [score]`)."
+            )
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name) -> Dataset | IterableDataset:
         missing = {"prompt", "chosen", "rejected", "images"} - set(dataset.column_names or [])

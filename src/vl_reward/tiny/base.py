@@ -5,26 +5,32 @@ Train the two language models of the embedded world from scratch, with TRL's `SF
   starts from it.
 - `policy`: an earlier checkpoint of the same run, right on roughly six of ten; MPO has to improve it.
 
-Both are kept in the repo beside this file. To build them again:
+Both are kept in `checkpoints/` beside this file, with their measured accuracy. To build them again, in about 15 minutes on
+2 cores:
 
 ```bash
-python -m vl_reward.tiny.base --output_dir outputs/tiny_base
+OMP_NUM_THREADS=1 python -m vl_reward.tiny.base --output_dir outputs/tiny_base
 ```
 """
 
 import argparse
 import itertools
+import json
+import random
+from pathlib import Path
 
-from datasets import Dataset, IterableDataset
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, set_seed
+from datasets import IterableDataset
+from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from .digits import compose, compose_text, respond
+from ..sampler import ResponseSampler
+from .digits import compose, compose_text, extract_answer, respond
+from .preferences import corrupt
 from .processor import build_processor
 
 
 def build_config(tokenizer) -> Qwen2_5_VLConfig:
-    """Qwen2.5-VL's architecture (M-RoPE, grouped-query attention, windowed vision tower) in 1.2 M parameters."""
+    """Qwen2.5-VL's architecture (M-RoPE, grouped-query attention, windowed vision tower) in 1.5 M parameters."""
     token_ids = {
         f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>")
         for name, token in {
@@ -44,7 +50,7 @@ def build_config(tokenizer) -> Qwen2_5_VLConfig:
             "num_key_value_heads": 2,
             "max_position_embeddings": 2048,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-            "initializer_range": 0.1,  # 0.02 is for widths of thousands: at 128 it takes twice the steps
+            "initializer_range": 0.06,  # 0.02 is for widths of thousands: at 128 it takes twice the steps
             "bos_token_id": None,
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
@@ -57,7 +63,7 @@ def build_config(tokenizer) -> Qwen2_5_VLConfig:
             "out_hidden_size": 128,
             "window_size": 56,
             "fullatt_block_indexes": [2],
-            "initializer_range": 0.1,
+            "initializer_range": 0.06,
         },
         tie_word_embeddings=False,
         **token_ids,
@@ -65,37 +71,33 @@ def build_config(tokenizer) -> Qwen2_5_VLConfig:
 
 
 def conversations():
-    """Three of four rows ask about images, one is text only."""
-    images, texts = compose("sft", seed=0), compose_text(seed=1)
+    """Half of the rows ask about images, a quarter about text, and a quarter to judge a response about images."""
+    images, texts, rng = compose("sft", seed=0), compose_text(seed=1), random.Random(0)
     for i in itertools.count():
         row = next(texts) if i % 4 == 3 else next(images)
+        question, response = row["question"], respond(row["first"], row["second"], row["answer"])
+        if i % 4 == 1:
+            right = rng.random() < 0.5
+            question = f"{question} Is this right? {response if right else corrupt(row, rng)[1]}"
+            response = f"Answer: {'yes' if right else 'no'}"
         yield {
-            "prompt": [{"role": "user", "content": row["question"]}],
-            "completion": [
-                {"role": "assistant", "content": respond(row["first"], row["second"], row["answer"])}
-            ],
+            "prompt": [{"role": "user", "content": question}],
+            "completion": [{"role": "assistant", "content": response}],
             "images": row["images"],
         }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", default="outputs/tiny_base")
-    parser.add_argument("--max_steps", type=int, default=1500)
-    parser.add_argument("--learning_rate", type=float, default=1.5e-3)
-    args = parser.parse_args()
-
-    set_seed(0)
+def train(training_dir: Path, max_steps: int):
     processor = build_processor()
     model = Qwen2_5_VLForConditionalGeneration(build_config(processor.tokenizer))
     print(f"{model.num_parameters():,} parameters")
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
-            output_dir=args.output_dir,
-            max_steps=args.max_steps,
+            output_dir=str(training_dir),
+            max_steps=max_steps,
             per_device_train_batch_size=32,
-            learning_rate=args.learning_rate,
+            learning_rate=1.5e-3,
             lr_scheduler_type="cosine",
             warmup_steps=30,
             weight_decay=0.05,
@@ -115,7 +117,37 @@ def main():
         processing_class=processor,
     )
     trainer.train()
-    trainer.save_model()
+
+
+def export(checkpoint: Path, path: Path) -> None:
+    """Keep a checkpoint in float16, and beside it its greedy accuracy on 1,500 held-out questions."""
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype="float16")
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    model.save_pretrained(path)
+    processor.save_pretrained(path)
+
+    rows = list(itertools.islice(compose("test", seed=1), 1500))
+    sampler = ResponseSampler(model.float(), processor, max_new_tokens=24, temperature=0.0, batch_size=128)
+    responses, _ = sampler([row["question"] for row in rows], [row["images"] for row in rows])
+    right = [extract_answer(samples[0]) == row["answer"] for samples, row in zip(responses, rows, strict=True)]
+    result = {"step": int(checkpoint.name.split("-")[-1]), "greedy_accuracy": sum(right) / len(right), "n": len(right)}
+    (path / "accuracy.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(path, result)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny_base"))
+    parser.add_argument("--max_steps", type=int, default=3000)
+    parser.add_argument("--policy_step", type=int, default=600, help="Which checkpoint becomes the policy.")
+    args = parser.parse_args()
+
+    set_seed(0)
+    training_dir = args.output_dir / "training"
+    if not (training_dir / f"checkpoint-{args.max_steps}").exists():
+        train(training_dir, args.max_steps)
+    export(training_dir / f"checkpoint-{args.max_steps}", args.output_dir / "base")
+    export(training_dir / f"checkpoint-{args.policy_step}", args.output_dir / "policy")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,258 @@
+"""MPO's loss against a hand computation, its reward shift over steps, and what the trainer refuses."""
+
+import json
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from torch.nn.functional import logsigmoid
+from transformers import Qwen2_5_VLForConditionalGeneration
+from trl import DPOConfig
+
+from vl_reward import MPOTrainer
+from vl_reward.tiny.preferences import PREFERENCE_FEATURES
+
+
+BETA = 0.1
+WEIGHTS = {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
+
+
+def mpo_config(output_dir, **changes):
+    settings = {
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "max_steps": 4,
+        "logging_steps": 1,
+        "max_length": 128,
+        "beta": BETA,
+        "loss_type": list(WEIGHTS),
+        "loss_weights": list(WEIGHTS.values()),
+        "bf16": False,
+        "use_cpu": True,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
+    return DPOConfig(output_dir=str(output_dir), **{**settings, **changes})
+
+
+@pytest.fixture
+def make_trainer(policy_path, processor, image_pairs, tmp_path):
+    def make(rows=image_pairs, model=None, ref_model=None, **changes):
+        peft_config = changes.pop("peft_config", None)
+
+        def load():
+            return Qwen2_5_VLForConditionalGeneration.from_pretrained(policy_path, dtype="float32")
+
+        return MPOTrainer(
+            model=model if model is not None else load(),
+            ref_model=None if peft_config else ref_model if ref_model is not None else load(),
+            args=mpo_config(tmp_path / "out", **changes),
+            train_dataset=Dataset.from_list(rows, PREFERENCE_FEATURES),
+            processing_class=processor,
+            peft_config=peft_config,
+        )
+
+    return make
+
+
+def token_log_probs(model, batch):
+    """Log-probabilities of each row's completion tokens, from the full logits, as a list of tensors."""
+    inputs = {key: value for key, value in batch.items() if key != "completion_mask"}
+    log_probs = model(**inputs).logits.log_softmax(-1)[:, :-1]
+    tokens = log_probs.gather(-1, batch["input_ids"][:, 1:, None]).squeeze(-1)
+    return [row[mask.bool()] for row, mask in zip(tokens, batch["completion_mask"][:, 1:], strict=True)]
+
+
+def mpo_loss(policy_tokens, ref_tokens, delta):
+    """MPO, equations 3 to 8, written down row by row. Returns the loss and the implicit rewards."""
+    n = len(policy_tokens) // 2
+    rewards = [BETA * (p.sum() - r.sum()) for p, r in zip(policy_tokens, ref_tokens, strict=True)]
+    loss = 0.0
+    for i in range(n):
+        chosen, rejected = rewards[i], rewards[i + n]
+        loss = loss + 0.8 * -logsigmoid(chosen - rejected)
+        loss = loss + 0.2 * (-logsigmoid(chosen - delta) - logsigmoid(-(rejected - delta)))
+        loss = loss + 1.0 * -policy_tokens[i].mean()
+    return loss / n, [reward.item() for reward in rewards]
+
+
+def test_step_0_margins_are_zero_and_loss_is_0_832_plus_nll(make_trainer, image_pairs):
+    trainer = make_trainer()
+    batch = trainer.data_collator(image_pairs[:4])
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, batch)
+    metrics = trainer._metrics["train"]
+    assert metrics["rewards/margins"] == [0.0]
+    assert metrics["rewards/chosen"] == [0.0]
+    nll = -torch.stack([row.mean() for row in token_log_probs(trainer.model, batch)[:4]]).mean()
+    assert 0.8 * math.log(2) + 0.2 * 2 * math.log(2) == pytest.approx(0.832, abs=5e-4)
+    assert loss.item() == pytest.approx(1.2 * math.log(2) + nll.item(), rel=1e-5)
+    assert metrics["sft_loss"][0] == pytest.approx(nll.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.37, -1.5])
+def test_loss_and_gradient_equal_the_hand_computation(make_trainer, image_pairs, delta):
+    trainer = make_trainer()
+    for parameter in trainer.model.parameters():
+        parameter.data += 0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    trainer.reward_shift.total, trainer.reward_shift.count = delta, 1
+    rows = sorted(image_pairs[:8], key=lambda row: len(row["chosen"][0]["content"]))
+    rows = [rows[0], rows[-1]]  # of different lengths, so that per-sequence and per-token means differ
+    batch = trainer.data_collator(rows)
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+    trainer.model.zero_grad()
+    with torch.no_grad():
+        ref_tokens = token_log_probs(trainer.ref_model, batch)
+    expected, rewards = mpo_loss(token_log_probs(trainer.model, batch), ref_tokens, delta)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-5)
+    metrics = trainer._metrics["train"]
+    assert metrics["rewards/chosen"][-1] == pytest.approx(sum(rewards[:2]) / 2, abs=1e-5)
+    assert metrics["rewards/rejected"][-1] == pytest.approx(sum(rewards[2:]) / 2, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulation"), [(8, 1), (4, 2), (2, 4)], ids=["8 x 1", "4 x 2", "2 x 4"]
+)
+def test_training_does_not_depend_on_micro_batches(make_trainer, image_pairs, batch_size, accumulation):
+    """Losses, shift and weights after 3 steps against a loop by hand with full batches of 8."""
+    trainer = make_trainer(
+        rows=image_pairs,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        max_steps=3,
+        lr_scheduler_type="constant",
+        optim="sgd",
+        learning_rate=0.1,
+        max_grad_norm=0,
+        weight_decay=0,
+    )
+    trainer._get_train_sampler = lambda *args, **kwargs: torch.utils.data.SequentialSampler(trainer.train_dataset)
+    policy = Qwen2_5_VLForConditionalGeneration(trainer.model.config)
+    policy.load_state_dict(trainer.model.state_dict())
+    trainer.train()
+
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    seen, deltas, losses = [], [], []
+    for step in range(3):
+        batch = trainer.data_collator(image_pairs[8 * step : 8 * step + 8])
+        deltas.append(sum(seen) / len(seen) if seen else 0.0)
+        with torch.no_grad():
+            ref_tokens = token_log_probs(trainer.ref_model, batch)
+        loss, rewards = mpo_loss(token_log_probs(policy, batch), ref_tokens, deltas[-1])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seen += rewards
+        losses.append(loss.item())
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["loss"] for entry in history] == pytest.approx(losses, rel=1e-4)
+    assert [entry["reward_shift"] for entry in history] == pytest.approx(deltas, abs=1e-4)
+    assert abs(deltas[2]) > 1e-3  # the shift did move
+    for key, value in policy.state_dict().items():
+        torch.testing.assert_close(trainer.model.state_dict()[key], value, rtol=1e-3, atol=1e-4)
+
+
+def test_resume_equals_an_uninterrupted_run(make_trainer, tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 2}
+    uninterrupted = make_trainer(**settings)
+    uninterrupted.train()
+    state = json.loads((tmp_path / "out/checkpoint-2/reward_shift.json").read_text())
+    assert state["count"] == 4 and state["total"] != 0
+    resumed = make_trainer(**settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-2"))
+    first, second = uninterrupted.model.state_dict(), resumed.model.state_dict()
+    assert [key for key in first if not torch.equal(first[key], second[key])] == []
+    assert resumed.reward_shift.value == uninterrupted.reward_shift.value != 0
+
+
+def test_saved_policy_loads_bit_equal(make_trainer, tmp_path):
+    trainer = make_trainer()
+    trainer.train()
+    trainer.save_model()
+    again = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "out", dtype="float32").state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in trainer.model.state_dict().items())
+
+
+def test_lora_uses_the_policy_without_its_adapter_as_reference(make_trainer, image_pairs):
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj")
+    trainer = make_trainer(peft_config=lora)
+    trainer.model.train()
+    batch = trainer.data_collator(image_pairs[:4])
+    trainer.compute_loss(trainer.model, batch)
+    assert trainer._metrics["train"]["rewards/margins"] == [0.0]
+    trainer.train()
+    trainer.compute_loss(trainer.model, batch)
+    assert trainer._metrics["train"]["rewards/margins"][-1] > 0
+
+
+def test_missing_reference_is_refused(policy, processor, image_pairs, tmp_path):
+    with pytest.raises(ValueError, match="`ref_model` is None"):
+        MPOTrainer(
+            model=policy,
+            ref_model=None,
+            args=mpo_config(tmp_path),
+            train_dataset=Dataset.from_list(image_pairs, PREFERENCE_FEATURES),
+            processing_class=processor,
+        )
+
+
+def test_missing_weights_are_refused(make_trainer):
+    with pytest.raises(ValueError, match="`loss_weights` is not set"):
+        make_trainer(loss_weights=None)
+
+
+def test_missing_column_is_refused(policy, processor, image_pairs, tmp_path):
+    with pytest.raises(ValueError, match=r"lacks \['rejected'\]"):
+        MPOTrainer(
+            model=policy,
+            ref_model=policy,
+            args=mpo_config(tmp_path),
+            train_dataset=Dataset.from_list(image_pairs, PREFERENCE_FEATURES).remove_columns("rejected"),
+            processing_class=processor,
+        )
+
+
+def assistant(text):
+    return [{"role": "assistant", "content": text}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"chosen": assistant("")}, "row .*: the chosen response is empty"),
+        ({"rejected": assistant(" \n")}, "row .*: the rejected response is empty"),
+        ({"chosen": assistant("9<|im_end|>")}, "a message holds"),
+        ({"images": [{"bytes": b"not an image", "path": None}]}, "image bytes could not be decoded"),
+    ],
+)
+def test_bad_rows_are_refused_by_name(make_trainer, image_pairs, changes, message):
+    trainer = make_trainer()
+    row = {**next(row for row in image_pairs if len(row["images"]) == 1), **changes}
+    with pytest.raises(ValueError, match=message) as error:
+        trainer.data_collator([image_pairs[0], row])
+    assert row["id"] in str(error.value)
+
+
+def test_long_pair_is_refused_not_cut(make_trainer, image_pairs):
+    """TRL's collator would cut the completion away and report a loss of 0."""
+    trainer = make_trainer(max_length=40)
+    with pytest.raises(ValueError, match="row .*: a response has .* tokens, image tokens included, and `max_length` is 40"):
+        trainer.train()
+
+
+def test_text_only_rows_train(make_trainer, text_pairs):
+    trainer = make_trainer(rows=text_pairs, max_steps=1)
+    trainer.train()
+    assert math.isfinite(trainer.state.log_history[0]["loss"])
