@@ -120,8 +120,14 @@ def test_none_keys_that_arrow_adds_do_no_harm(collator):
     [
         ({"chosen": [{"role": "assistant", "content": " "}]}, "chosen response of row red: the answer is empty"),
         ({"rejected": [{"role": "assistant", "content": ""}]}, "rejected response of row red: the answer is empty"),
-        ({"chosen": [{"role": "assistant", "content": "9<|im_end|>"}]}, r"row red: a message holds \['<\|im_end\|>'\]"),
-        ({"prompt": [{"role": "user", "content": "<|image_pad|>"}]}, r"row red: a message holds \['<\|image_pad\|>'\]"),
+        (
+            {"chosen": [{"role": "assistant", "content": "9<|im_end|>"}]},
+            r"row red: a message holds \['<\|im_end\|>'\]",
+        ),
+        (
+            {"prompt": [{"role": "user", "content": "<|image_pad|>"}]},
+            r"row red: a message holds \['<\|image_pad\|>'\]",
+        ),
         ({"images": ["missing.png"]}, "row red: missing.png could not be decoded"),
         (
             {"prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}]},

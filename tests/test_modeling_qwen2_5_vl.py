@@ -158,4 +158,7 @@ def test_head_computes_in_float32(policy_path, batch):
 def test_policy_weights_are_not_an_accident(policy):
     """Two random decoders differ: the equality tests above can fail."""
     other = Qwen2_5_VLForConditionalGeneration(policy.config)
-    assert not torch.equal(body(policy)["model.language_model.layers.0.mlp.up_proj.weight"], body(other)["model.language_model.layers.0.mlp.up_proj.weight"])
+    assert not torch.equal(
+        body(policy)["model.language_model.layers.0.mlp.up_proj.weight"],
+        body(other)["model.language_model.layers.0.mlp.up_proj.weight"],
+    )

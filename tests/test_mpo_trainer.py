@@ -122,9 +122,7 @@ def test_loss_and_gradient_equal_the_hand_computation(make_trainer, image_pairs,
     assert metrics["rewards/rejected"][-1] == pytest.approx(sum(rewards[2:]) / 2, abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "accumulation"), [(8, 1), (4, 2), (2, 4)], ids=["8 x 1", "4 x 2", "2 x 4"]
-)
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(8, 1), (4, 2), (2, 4)], ids=["8 x 1", "4 x 2", "2 x 4"])
 def test_training_does_not_depend_on_micro_batches(make_trainer, image_pairs, batch_size, accumulation):
     """Losses, shift and weights after 3 steps against a loop by hand with full batches of 8."""
     trainer = make_trainer(
@@ -248,7 +246,9 @@ def test_bad_rows_are_refused_by_name(make_trainer, image_pairs, changes, messag
 def test_long_pair_is_refused_not_cut(make_trainer, image_pairs):
     """TRL's collator would cut the completion away and report a loss of 0."""
     trainer = make_trainer(max_length=40)
-    with pytest.raises(ValueError, match="row .*: a response has .* tokens, image tokens included, and `max_length` is 40"):
+    with pytest.raises(
+        ValueError, match="row .*: a response has .* tokens, image tokens included, and `max_length` is 40"
+    ):
         trainer.train()
 
 

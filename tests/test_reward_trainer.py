@@ -94,9 +94,7 @@ def test_frozen_vision_tower_stays_and_all_else_moves(reward_model, make_trainer
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
-def test_resume_equals_an_uninterrupted_run(
-    policy_path, make_trainer, tmp_path, gradient_checkpointing
-):
+def test_resume_equals_an_uninterrupted_run(policy_path, make_trainer, tmp_path, gradient_checkpointing):
     settings = {"save_strategy": "steps", "save_steps": 2, "gradient_checkpointing": gradient_checkpointing}
 
     def model():
@@ -236,8 +234,8 @@ def test_tokenizer_instead_of_processor_is_refused(mixed_pairs, processor, rewar
 def test_non_finite_loss_stops_and_keeps_the_last_checkpoint(reward_model, make_trainer, tmp_path):
     trainer = make_trainer(save_strategy="steps", save_steps=2)
     step = trainer.compute_loss
-    trainer.compute_loss = lambda *args, **kwargs: step(*args, **kwargs) * (
-        math.nan if trainer.state.global_step == 3 else 1
+    trainer.compute_loss = lambda *args, **kwargs: (
+        step(*args, **kwargs) * (math.nan if trainer.state.global_step == 3 else 1)
     )
     with pytest.raises(FloatingPointError, match="loss is nan at step 3"):
         trainer.train()

@@ -19,7 +19,9 @@ def as_messages(prompt: str | list[dict], completion: str | list[dict]) -> list[
 def text_of(messages: list[dict]) -> str:
     """All text of a conversation, without its images."""
     contents = [message["content"] for message in messages]
-    parts = [[content] if isinstance(content, str) else [part.get("text", "") for part in content] for content in contents]
+    parts = [
+        [content] if isinstance(content, str) else [part.get("text", "") for part in content] for content in contents
+    ]
     return "".join("".join(part) for part in parts)
 
 

@@ -52,9 +52,7 @@ class Qwen2_5_VLForSequenceClassification(GenericForSequenceClassification, Qwen
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-        )
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         has_head = cls.__name__ in (model.config.architectures or [])
         missing = set(info["missing_keys"]) - (set() if has_head else {"score.weight"})
         unexpected = set(info["unexpected_keys"]) - {"lm_head.weight"}
@@ -144,6 +142,4 @@ register_checkpoint_conversion_mapping(
     Qwen2_5_VLForSequenceClassification.__name__,
     get_checkpoint_conversion_mapping("Qwen2_5_VLForConditionalGeneration"),
 )
-AutoModelForSequenceClassification.register(
-    Qwen2_5_VLConfig, Qwen2_5_VLForSequenceClassification, exist_ok=True
-)
+AutoModelForSequenceClassification.register(Qwen2_5_VLConfig, Qwen2_5_VLForSequenceClassification, exist_ok=True)

@@ -86,7 +86,5 @@ class ResponseSampler:
             finished = (tokens == self.processor.tokenizer.eos_token_id).any(1).tolist()
             for row in range(0, len(texts), num_generations):
                 responses.append(texts[row : row + num_generations])
-                finish_reasons.append(
-                    ["stop" if done else "length" for done in finished[row : row + num_generations]]
-                )
+                finish_reasons.append(["stop" if done else "length" for done in finished[row : row + num_generations]])
         return responses, finish_reasons

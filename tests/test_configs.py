@@ -1,0 +1,168 @@
+"""Every YAML and every command in a docstring or a YAML's header."""
+
+import ast
+import dataclasses
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from peft import get_peft_model
+from trl import get_peft_config
+
+from vl_reward import Qwen2_5_VLForSequenceClassification, RecipeParser
+
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "recipes").glob("*.py"))
+CONFIGS = sorted((ROOT / "recipes/configs").rglob("*.yaml"))
+
+
+def recipe_of(config):
+    """`reward_stage1_lora.yaml` belongs to the recipe with the longest name that it starts with."""
+    names = [path.stem for path in RECIPES if config.stem == path.stem or config.stem.startswith(f"{path.stem}_")]
+    return ROOT / "recipes" / f"{max(names, key=len)}.py"
+
+
+def load_recipe(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def dataclasses_of(path):
+    """The dataclasses that the recipe gives its parser."""
+    module = load_recipe(path)
+    call = next(
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "RecipeParser"
+    )
+    return tuple(getattr(module, name.id) for name in call.args[0].elts)
+
+
+def parse(config, recipe):
+    types = dataclasses_of(recipe)
+    # A machine without a GPU refuses bf16, which is a default of TRL; all else is parsed as it stands.
+    has_trainer = any(field.name == "use_cpu" for type_ in types for field in dataclasses.fields(type_))
+    on_cpu = ["--use_cpu", "true", "--bf16", "false"] if has_trainer else []
+    return RecipeParser(types, str(recipe), ()).parse_args_and_config(["--config", str(config), *on_cpu])
+
+
+def test_there_are_configs_for_every_recipe():
+    for world in ("tiny", "qwen2_5_vl_7b"):
+        names = {config.stem for config in CONFIGS if config.parent.name == world}
+        assert {recipe.stem for recipe in RECIPES} <= names
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_config_parses_strictly(config, tmp_path):
+    parse(config, recipe_of(config))
+    typo = tmp_path / config.name
+    typo.write_text(config.read_text() + "\nlearnin_rate: 1.0\n")
+    with pytest.raises(ValueError, match="learnin_rate"):
+        parse(typo, recipe_of(config))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_config_holds_only_what_differs_from_the_defaults(config):
+    defaults = {}
+    for type_ in dataclasses_of(recipe_of(config)):
+        for field in dataclasses.fields(type_):
+            defaults[field.name] = field.default
+    for key, value in yaml.safe_load(config.read_text()).items():
+        assert key == "report_to" or defaults[key] != value, f"{key}: {value} is the default"
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_header_holds_the_launch_line_of_this_config(config):
+    header = config.read_text().replace("\\\n#    ", "")
+    recipe = recipe_of(config)
+    commands = re.findall(r"accelerate launch .*", header)
+    assert len(commands) == 1
+    assert f"recipes/{recipe.name}" in commands[0]
+    if config.parent.name != "tiny":
+        assert str(config.relative_to(ROOT)) in commands[0]
+        assert "GPU" in header
+
+
+@pytest.mark.parametrize("path", [*RECIPES, *CONFIGS, ROOT / "README.md"], ids=lambda path: path.name)
+def test_paths_in_commands_exist(path):
+    for command in re.findall(r"(?:accelerate launch|python) [^\n`]*(?:\\\n[^\n`]*)*", path.read_text()):
+        for name in re.findall(r"(?:recipes|accelerate_configs|bench)/[\w/.-]+", command):
+            assert (ROOT / name).exists(), f"{path.name}: {name}"
+
+
+@pytest.mark.parametrize("name", ["reward_stage1_lora", "mpo_lora"])
+def test_lora_trains_the_language_model_alone(name, policy, reward_model):
+    config = ROOT / f"recipes/configs/qwen2_5_vl_7b/{name}.yaml"
+    lora = get_peft_config(parse(config, recipe_of(config))[2])
+    model = get_peft_model(policy if name == "mpo_lora" else reward_model, lora)
+    assert isinstance(model.base_model.model, Qwen2_5_VLForSequenceClassification) == (name != "mpo_lora")
+    trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    adapted = {key for key in trained if "lora_" in key}
+    layers = policy.config.text_config.num_hidden_layers
+    assert len(adapted) == 2 * 7 * layers and all(".language_model.layers." in key for key in adapted)
+    in_full = {key.split(".modules_to_save")[0].split(".")[-1] for key in trained - adapted}
+    assert in_full == ({"score", "merger"} if name != "mpo_lora" else set())
+
+
+def test_stage_1_and_stage_2_differ_in_one_block():
+    one, two = (ROOT / f"recipes/reward_stage{n}.py" for n in (1, 2))
+    block = re.compile(r"    # --- STAGE \d.*?(?=\n\n)", re.DOTALL)
+    assert len(block.findall(one.read_text())) == 1
+    assert block.sub("", one.read_text()) == block.sub("", two.read_text())
+
+
+ACCELERATE_CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", ACCELERATE_CONFIGS, ids=lambda path: path.stem)
+def test_accelerate_config_loads(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    assert config.num_machines == 1
+    if "zero" in path.stem:
+        assert config.deepspeed_config["zero_stage"] == int(path.stem[-1])
+        assert config.distributed_type.value == "DEEPSPEED"
+
+
+def test_accelerate_configs_are_all_there():
+    assert {path.stem for path in ACCELERATE_CONFIGS} >= {
+        "single_gpu",
+        "multi_gpu",
+        "deepspeed_zero1",
+        "deepspeed_zero2",
+        "deepspeed_zero3",
+        "fsdp2",
+        "cpu_2_processes",
+    }
+
+
+def test_imports_go_one_way():
+    """Recipes import the package's public names; the package never imports recipes, nor modeling any data."""
+    forbidden = {"modeling_qwen2_5_vl": {"datasets", "encoding", "data_collator", "scorer", "trl"}}
+    for path in (ROOT / "src/vl_reward").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                modules = [node.module or ""]
+            for module in modules:
+                assert not module.startswith("recipes"), path
+                assert module.split(".")[0] not in forbidden.get(path.stem, set()), f"{path}: {module}"
+    for path in RECIPES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "vl_reward":
+                assert node.module == "vl_reward" or node.module.startswith("vl_reward.benchmarks"), path
+                assert all(alias.name[0].isupper() or "share_prefixes" in alias.name for alias in node.names), path
+            assert not (isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in {r.stem for r in RECIPES})
+
+
+def test_recipes_stay_readable():
+    for path in RECIPES:
+        assert len(path.read_text().splitlines()) <= 150, path.name
