@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import PartialState
-from datasets import Dataset, Image, List, load_from_disk
+from datasets import Dataset, Image, List, concatenate_datasets, load_from_disk
 from trl import ScriptArguments
 
 from vl_reward import RecipeParser, RewardScorer, VisionModelConfig
@@ -108,15 +108,14 @@ def main(script_args, model_args):
     assert [line["index"] for line in lines] == list(range(len(candidates))), "a score is missing or there twice"
     (output_dir / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    counts, pairs = Counter(), []
-    for row, line in zip(candidates, lines, strict=True):
+    counts, kept, pairs = Counter(), [], []
+    for row, line in zip(candidates.remove_columns("images"), lines, strict=True):
         # Edit here: the rule that makes a pair.
         reason, pair = best_against_worst(row, line["scores"], script_args.min_gap)
         counts[reason] += 1
         if pair is not None:
-            for side in ("chosen", "rejected"):
-                pair[side] = [{"role": "assistant", "content": pair[side]}]
-            pairs.append({"id": row["id"], "prompt": row["prompt"], "images": row["images"], **pair})
+            kept.append(line["index"])
+            pairs.append(pair | {side: [{"role": "assistant", "content": pair[side]}] for side in ("chosen", "rejected")})
 
     ####################
     # Save
@@ -132,7 +131,8 @@ def main(script_args, model_args):
     print(json.dumps(report, indent=2))
     if not pairs:
         raise ValueError("No prompt gave a pair. Lower `min_gap`, or sample more diverse responses.")
-    Dataset.from_list(pairs).cast_column("images", List(Image())).save_to_disk(output_dir / "preferences")
+    prompts = candidates.select(kept).select_columns(["id", "prompt", "images"]).cast_column("images", List(Image()))
+    concatenate_datasets([prompts, Dataset.from_list(pairs)], axis=1).save_to_disk(output_dir / "preferences")
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def main(script_args, model_args):
     samples = concatenate_datasets(shards).sort("index")
     assert samples["index"][:] == list(range(len(prompts))), "a shard is missing or was written by another run"
     candidates = concatenate_datasets([prompts, samples.remove_columns("index")], axis=1)
-    candidates.save_to_disk(output_dir / "candidates")
+    candidates.cast_column("images", List(Image())).save_to_disk(output_dir / "candidates")
 
     equal = sum(len(set(row)) == 1 for row in candidates["responses"]) / len(candidates)
     unfinished = sum(row.count("length") for row in candidates["finish_reasons"])

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from datasets import Dataset
-from PIL import Image
 from peft import LoraConfig, PeftModel
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoProcessor
 from trl import RewardConfig

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Image, List
 from peft import PeftModel
 from transformers import ProcessorMixin, TrainerCallback

@@ -16,7 +16,6 @@ OMP_NUM_THREADS=1 python -m vl_reward.tiny.base --output_dir outputs/tiny_base
 import argparse
 import itertools
 import json
-import random
 from pathlib import Path
 
 from datasets import IterableDataset
@@ -25,7 +24,6 @@ from trl import SFTConfig, SFTTrainer
 
 from ..sampler import ResponseSampler
 from .digits import compose, compose_text, extract_answer, respond
-from .preferences import corrupt
 from .processor import build_processor
 
 
@@ -44,13 +42,13 @@ def build_config(tokenizer) -> Qwen2_5_VLConfig:
         text_config={
             "vocab_size": 384,
             "hidden_size": 128,
-            "intermediate_size": 384,
-            "num_hidden_layers": 4,
+            "intermediate_size": 256,
+            "num_hidden_layers": 6,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 2048,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-            "initializer_range": 0.06,  # 0.02 is for widths of thousands: at 128 it takes twice the steps
+            "initializer_range": 0.08,  # 0.02 is for widths of thousands: at 128 it takes twice the steps
             "bos_token_id": None,
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
@@ -63,7 +61,7 @@ def build_config(tokenizer) -> Qwen2_5_VLConfig:
             "out_hidden_size": 128,
             "window_size": 56,
             "fullatt_block_indexes": [2],
-            "initializer_range": 0.06,
+            "initializer_range": 0.08,
         },
         tie_word_embeddings=False,
         **token_ids,
@@ -71,18 +69,13 @@ def build_config(tokenizer) -> Qwen2_5_VLConfig:
 
 
 def conversations():
-    """Half of the rows ask about images, a quarter about text, and a quarter to judge a response about images."""
-    images, texts, rng = compose("sft", seed=0), compose_text(seed=1), random.Random(0)
+    """Three of four rows ask about images, one is text only."""
+    images, texts = compose("sft", seed=0), compose_text(seed=1)
     for i in itertools.count():
         row = next(texts) if i % 4 == 3 else next(images)
-        question, response = row["question"], respond(row["first"], row["second"], row["answer"])
-        if i % 4 == 1:
-            right = rng.random() < 0.5
-            question = f"{question} Is this right? {response if right else corrupt(row, rng)[1]}"
-            response = f"Answer: {'yes' if right else 'no'}"
         yield {
-            "prompt": [{"role": "user", "content": question}],
-            "completion": [{"role": "assistant", "content": response}],
+            "prompt": [{"role": "user", "content": row["question"]}],
+            "completion": [{"role": "assistant", "content": respond(row["first"], row["second"], row["answer"])}],
             "images": row["images"],
         }
 
@@ -138,7 +131,7 @@ def export(checkpoint: Path, path: Path) -> None:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny_base"))
-    parser.add_argument("--max_steps", type=int, default=3000)
+    parser.add_argument("--max_steps", type=int, default=2400)
     parser.add_argument("--policy_step", type=int, default=600, help="Which checkpoint becomes the policy.")
     args = parser.parse_args()
 

@@ -37,12 +37,8 @@ def build_processor() -> Qwen2_5_VLProcessor:
 
     The text the merges are learnt from is seeded, so the same vocabulary comes out on every machine.
     """
-    rows = list(itertools.islice(compose_text(seed=0), 2000))
+    rows = itertools.islice(compose_text(seed=0), 2000)
     text = [f"{row['question']} {respond(row['first'], row['second'], row['answer'])}" for row in rows]
-    text += [
-        f"{row['question']} Is this right? Answer: {answer}"
-        for row, answer in zip(rows, ["yes", "no"] * 250, strict=False)
-    ]
     text += ["system\nYou are a helpful assistant.", "user\n", "assistant\n"] * 500
     alphabet = {"<|endoftext|>": 0} | {byte: i for i, byte in enumerate(pre_tokenizers.ByteLevel.alphabet(), 1)}
     tokenizer = Qwen2Tokenizer(vocab=alphabet, eos_token="<|im_end|>", pad_token="<|endoftext|>")

@@ -1,0 +1,217 @@
+"""Every recipe, copied with its tiny YAML into an empty folder and run there, each on what the one before wrote."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from datasets import load_from_disk
+from safetensors.torch import load_file
+
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT / "src")}
+
+
+def run(command, folder, fails=False):
+    result = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert (result.returncode != 0) == fails, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+def run_recipe(name, folder, *arguments, fails=False):
+    """Copy the recipe and its YAML into the folder, and nothing else, and run it there."""
+    shutil.copy(ROOT / f"recipes/{name}.py", folder)
+    shutil.copy(ROOT / f"recipes/configs/tiny/{name}.yaml", folder)
+    return run([sys.executable, f"{name}.py", *arguments], folder, fails)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A folder with the embedded world's models and small datasets, and nothing of this repo."""
+    folder = tmp_path_factory.mktemp("copied")
+    sizes = {"n_pairs": 40, "n_policy_prompts": 20, "n_text_pairs": 10, "n_prompts": 24, "n_test": 10}
+    arguments = [argument for key, value in sizes.items() for argument in (f"--{key}", str(value))]
+    run([sys.executable, "-m", "vl_reward.tiny", *arguments], folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stage1(folder):
+    return run_recipe("reward_stage1", folder, "--max_steps", "2")
+
+
+@pytest.fixture(scope="session")
+def stage2(folder, stage1):
+    return run_recipe("reward_stage2", folder, "--max_steps", "2")
+
+
+@pytest.fixture(scope="session")
+def candidates(folder):
+    return run_recipe("sample_responses", folder)
+
+
+@pytest.fixture(scope="session")
+def labels(folder, stage2, candidates):
+    return run_recipe("label_preferences", folder, "--min_gap", "0")
+
+
+@pytest.fixture(scope="session")
+def mpo(folder, labels):
+    return run_recipe("mpo", folder, "--max_steps", "2")
+
+
+def moved(first, second):
+    first, second = (load_file(path / "model.safetensors") for path in (first, second))
+    assert first.keys() == second.keys()
+    return {key for key in first if not first[key].equal(second[key])}
+
+
+def test_stage1(folder, stage1):
+    assert "No --config given: running reward_stage1.yaml" in stage1.splitlines()[0]
+    out = folder / "outputs/tiny/reward_stage1"
+    assert json.loads((out / "eval_results.json").read_text())["eval_n_pairs"] == sum(
+        len(row["images"]) > 0 for row in load_from_disk(folder / "outputs/tiny/preferences")["test"]
+    )
+    weights, base = load_file(out / "model.safetensors"), load_file(folder / "outputs/tiny/base/model.safetensors")
+    # The base is in the hub's layout, which is what its users have.
+    assert weights["model.visual.blocks.0.mlp.up_proj.weight"].equal(base["visual.blocks.0.mlp.up_proj.weight"])
+    assert not weights["model.visual.merger.mlp.0.weight"].equal(base["visual.merger.mlp.0.weight"])
+    name = "layers.0.mlp.up_proj.weight"
+    assert not weights[f"model.language_model.{name}"].equal(base[f"model.{name}"])
+
+
+def test_stage2_continues_from_stage1(folder, stage2):
+    changed = moved(folder / "outputs/tiny/reward_stage1", folder / "outputs/tiny/reward_stage2")
+    assert "score.weight" in changed
+    weights, before = (load_file(folder / f"outputs/tiny/reward_stage{n}/model.safetensors") for n in (2, 1))
+    assert (weights["score.weight"] - before["score.weight"]).abs().max() < 1e-3  # 2 small steps, not a new head
+    out = folder / "outputs/tiny/reward_stage2"
+    assert json.loads((out / "eval_results.json").read_text())["eval_n_pairs"] == len(
+        load_from_disk(folder / "outputs/tiny/preferences")["test"]
+    )
+
+
+def test_evaluate_reward(folder, stage2):
+    run_recipe("evaluate_reward", folder)
+    results = json.loads((folder / "outputs/tiny/evaluate_reward/results.json").read_text())
+    lines = [json.loads(line) for line in open(folder / "outputs/tiny/evaluate_reward/scores.jsonl")]
+    dataset = load_from_disk(folder / "outputs/tiny/preferences")["test"]
+    assert [line["row"] for line in lines] == list(range(len(dataset))) and results["n"] == len(dataset)
+    assert results["overall"] == sum(line["scores"][0] > line["scores"][1] for line in lines) / len(lines)
+    assert sum(subset["n"] for subset in results["subsets"].values()) == len(dataset)
+    for line, images in zip(lines, dataset["images"], strict=True):
+        assert (line["scores"] == line["blank_scores"]) == (len(images) == 0)
+    assert results["overall"] == json.loads((folder / "outputs/tiny/reward_stage2/eval_results.json").read_text())[
+        "eval_accuracy"
+    ]
+
+
+def test_sample_responses(folder, candidates):
+    dataset = load_from_disk(folder / "outputs/tiny/sample_responses/candidates")
+    prompts = load_from_disk(folder / "outputs/tiny/prompts")["train"]
+    assert dataset["id"][:] == prompts["id"][:]
+    assert all(len(row) == 8 for row in dataset["responses"])
+    assert any(len(set(row)) > 1 for row in dataset["responses"])
+    report = json.loads((folder / "outputs/tiny/sample_responses/sampling.json").read_text())
+    assert (report["temperature"], report["top_p"], report["top_k"], report["repetition_penalty"]) == (1, 1, 0, 1)
+
+
+def test_label_preferences(folder, labels):
+    out = folder / "outputs/tiny/label_preferences"
+    dataset = load_from_disk(folder / "outputs/tiny/sample_responses/candidates")
+    lines = [json.loads(line) for line in open(out / "scores.jsonl")]
+    assert [line["id"] for line in lines] == dataset["id"][:]
+    pairs, report = load_from_disk(out / "preferences"), json.loads((out / "labels.json").read_text())
+    assert report["pair"] == len(pairs) > 0
+    reasons = ("pair", "all responses equal", "score gap too small", "fewer than two finished responses")
+    assert sum(report.get(reason, 0) for reason in reasons) == len(dataset)
+    rows = {row["id"]: (row, line["scores"]) for row, line in zip(dataset, lines, strict=True)}
+    for pair in pairs:
+        row, scores = rows[pair["id"]]
+        finished = [score for score, reason in zip(scores, row["finish_reasons"], strict=True) if reason == "stop"]
+        assert pair["score_chosen"] == max(finished) and pair["score_rejected"] == min(finished)
+        assert row["responses"][scores.index(max(finished))] == pair["chosen"][0]["content"]
+        assert pair["images"][0].size == row["images"][0].size
+
+
+def test_mpo(folder, mpo):
+    policy = load_file(folder / "outputs/tiny/policy/model.safetensors")
+    trained = load_file(folder / "outputs/tiny/mpo/model.safetensors")
+    assert not trained["lm_head.weight"].equal(policy["lm_head.weight"])
+
+
+def test_evaluate_policy(folder, mpo):
+    run_recipe("evaluate_policy", folder, "--model_name_or_path", "outputs/tiny/mpo")
+    out = folder / "outputs/tiny/evaluate_policy"
+    results = json.loads((out / "results.json").read_text())
+    lines = [json.loads(line) for line in open(out / "responses.jsonl")]
+    answers = load_from_disk(folder / "outputs/tiny/prompts")["test"]["answer"][:]
+    right = [line["greedy"].endswith(f"Answer: {answer}") for line, answer in zip(lines, answers, strict=True)]
+    assert results["greedy_accuracy"] == sum(right) / len(answers)
+    assert results["pass_at_n"] == sum(any(line["right"]) for line in lines) / len(answers)
+    assert results["pass_at_n"] >= results["best_of_n_accuracy"]
+    assert results["pass_at_n"] >= results["random_of_n_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "missing"),
+    [
+        ("reward_stage1", "python -m vl_reward.tiny"),
+        ("reward_stage2", "accelerate launch recipes/reward_stage1.py"),
+        ("mpo", "python -m vl_reward.tiny"),
+        ("label_preferences", "accelerate launch recipes/reward_stage2.py"),
+    ],
+)
+def test_missing_predecessor_is_named(tmp_path, recipe, missing):
+    """Run from the repo's own recipes, in a folder without outputs."""
+    output = run([sys.executable, str(ROOT / f"recipes/{recipe}.py")], tmp_path, fails=True)
+    assert output.splitlines()[0].startswith("No --config given: running ")
+    assert f"Make it first: {missing}" in output
+
+
+@pytest.mark.parametrize("config", ["deepspeed_zero2", "deepspeed_zero3", "cpu_2_processes"])
+def test_stage2_on_2_processes(folder, stage1, config, tmp_path):
+    """Mixed batches, so that one process sees images where the other may not; the same losses under each."""
+    settings = yaml.safe_load((ROOT / f"accelerate_configs/{config}.yaml").read_text())
+    settings |= {"num_processes": 2, "mixed_precision": "no", "use_cpu": True}
+    (tmp_path / "accelerate.yaml").write_text(yaml.safe_dump(settings))
+    for name in ("reward_stage2.py", "configs/tiny/reward_stage2.yaml"):
+        shutil.copy(ROOT / "recipes" / name, tmp_path)
+    run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "accelerate.yaml")]
+        + [str(tmp_path / "reward_stage2.py"), "--use_cpu", "true", "--output_dir", str(tmp_path / "out")]
+        + ["--max_steps", "3", "--per_device_train_batch_size", "1", "--logging_steps", "1", "--save_strategy", "steps"]
+        + ["--dataloader_num_workers", "0"],
+        folder,
+    )
+    state = json.loads((tmp_path / "out/checkpoint-3/trainer_state.json").read_text())
+    losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+    assert len(losses) == 3
+    reference = folder / "losses_on_2_processes.json"  # of whichever configuration ran first
+    if reference.exists():
+        assert losses == pytest.approx(json.loads(reference.read_text()), rel=1e-4)
+    reference.write_text(json.dumps(losses))
+    weights = load_file(tmp_path / "out/model.safetensors")
+    assert all(value.numel() and value.isfinite().all() for value in weights.values())
+    assert len(moved(tmp_path / "out", folder / "outputs/tiny/reward_stage1")) > 30
+    metrics = json.loads((tmp_path / "out/eval_results.json").read_text())
+    assert metrics["eval_n_pairs"] == len(load_from_disk(folder / "outputs/tiny/preferences")["test"])
+
+
+def test_sampling_and_labelling_on_2_processes(folder, stage2, tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    launch += [str(ROOT / "accelerate_configs/cpu_2_processes.yaml")]
+    for name, arguments in (
+        ("sample_responses", []),
+        ("label_preferences", ["--dataset_name", str(tmp_path / "sample_responses/candidates"), "--min_gap", "0"]),
+    ):
+        run(launch + [str(ROOT / f"recipes/{name}.py"), "--output_dir", str(tmp_path / name), *arguments], folder)
+    prompts = load_from_disk(folder / "outputs/tiny/prompts")["train"]
+    assert load_from_disk(tmp_path / "sample_responses/candidates")["id"][:] == prompts["id"][:]
+    lines = [json.loads(line) for line in open(tmp_path / "label_preferences/scores.jsonl")]
+    assert [line["id"] for line in lines] == prompts["id"][:]

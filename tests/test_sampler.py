@@ -1,0 +1,87 @@
+"""Sampling: every parameter takes effect, and a cut-off response is known as one."""
+
+import pytest
+import torch
+
+from vl_reward import ResponseSampler
+
+
+def columns(rows):
+    return [row["prompt"] for row in rows], [row["images"] for row in rows]
+
+
+def test_greedy_equals_a_loop_by_hand(policy, processor, image_pairs):
+    prompts, images = columns(image_pairs[:3])
+    responses, _ = ResponseSampler(policy, processor, max_new_tokens=5, temperature=0.0)(prompts, images)
+    for prompt, row_images, response in zip(prompts, images, responses, strict=True):
+        content = [{"type": "image"}] * len(row_images) + [{"type": "text", "text": prompt[0]["content"]}]
+        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        inputs = processor(text=[text], images=[row_images], return_tensors="pt")
+        start = inputs["input_ids"].shape[1]
+        for _ in range(5):
+            with torch.no_grad():
+                token = policy(**inputs).logits[:, -1:].argmax(-1)
+            inputs["input_ids"] = torch.cat([inputs["input_ids"], token], 1)
+            for key, value in (("attention_mask", 1), ("mm_token_type_ids", 0)):
+                inputs[key] = torch.nn.functional.pad(inputs[key], (0, 1), value=value)
+        assert processor.decode(inputs["input_ids"][0, start:], skip_special_tokens=True) == response[0]
+
+
+def test_shapes_and_finish_reasons(policy, processor, image_pairs, text_pairs):
+    rows = image_pairs[:2] + text_pairs[:3]
+    sampler = ResponseSampler(policy, processor, max_new_tokens=4, batch_size=4)
+    responses, finish_reasons = sampler(*columns(rows), num_generations=3)
+    assert [len(row) for row in responses] == [len(row) for row in finish_reasons] == [3] * 5
+    # Make the end token certain, then impossible.
+    hidden = policy.config.text_config.hidden_size
+    head = torch.nn.Linear(hidden, policy.config.text_config.vocab_size, bias=True)
+    torch.nn.init.zeros_(head.weight)
+    policy.lm_head = head
+    for bias, expected in ((100.0, "stop"), (-100.0, "length")):
+        torch.nn.init.zeros_(head.bias)
+        head.bias.data[processor.tokenizer.eos_token_id] = bias
+        responses, finish_reasons = sampler(*columns(rows), num_generations=2)
+        assert finish_reasons == [[expected] * 2] * 5
+        assert (responses == [["", ""]] * 5) == (expected == "stop")
+
+
+def test_checkpoints_own_generation_config_is_not_used(policy, processor, image_pairs):
+    """Qwen2.5-VL's sets `top_k=1`: all samples would be equal."""
+    policy.generation_config.top_k = 1
+    policy.generation_config.temperature = 1e-6
+    policy.generation_config.repetition_penalty = 1.05
+    torch.manual_seed(0)
+    responses, _ = ResponseSampler(policy, processor, max_new_tokens=8)(*columns(image_pairs[:1]), num_generations=8)
+    assert len(set(responses[0])) == 8
+    config = policy.generation_config
+    assert (config.temperature, config.top_p, config.top_k, config.repetition_penalty) == (1.0, 1.0, 0, 1.0)
+
+
+def test_temperature_scales_the_logits(policy, processor, image_pairs):
+    """First tokens at temperature 2 follow the softmax of half the logits."""
+    torch.manual_seed(0)
+    prompts, images = columns(image_pairs[:1])
+    policy.lm_head.weight.data *= 3
+    sampler = ResponseSampler(policy, processor, max_new_tokens=1, temperature=2.0, batch_size=2000)
+    logits = []
+    handle = policy.lm_head.register_forward_hook(lambda module, inputs, output: logits.append(output[0, -1]))
+    tokens = policy.generate(
+        **sampler_inputs(processor, prompts, images), num_return_sequences=2000, generation_config=policy.generation_config
+    )[:, -1]
+    handle.remove()
+    counts = torch.bincount(tokens, minlength=len(logits[0])) / len(tokens)
+    expected = (logits[0] / sampler.model.generation_config.temperature).softmax(-1)
+    assert (counts - expected).abs().max() < 0.05
+    assert (counts - logits[0].softmax(-1)).abs().max() > 0.05
+
+
+def sampler_inputs(processor, prompts, images):
+    from vl_reward.encoding import encode_prompts
+
+    return encode_prompts(processor, prompts, images, ["prompt 0"])
+
+
+def test_bad_prompt_is_named(policy, processor):
+    sampler = ResponseSampler(policy, processor, max_new_tokens=4)
+    with pytest.raises(ValueError, match="prompt 1: a message holds"):
+        sampler(["fine", "<|im_start|>"], [[], []])

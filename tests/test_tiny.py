@@ -1,0 +1,121 @@
+"""The embedded world: its splits, its questions, its pairs, and the models kept in the repo."""
+
+import itertools
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+import vl_reward.tiny
+from vl_reward import ResponseSampler
+from vl_reward.tiny.digits import QUESTIONS, compose, compose_text, extract_answer, load_scans, respond, solve
+from vl_reward.tiny.preferences import corrupt, corrupted_pairs
+
+
+CHECKPOINTS = Path(vl_reward.tiny.__file__).parent / "checkpoints"
+
+
+def test_splits_share_no_image():
+    splits = {name: np.concatenate(list(load_scans(name).values())) for name in ("sft", "preference", "test")}
+    assert {name: len(scans) for name, scans in splits.items()} == {"sft": 900, "preference": 450, "test": 447}
+    # Few scans of different people may be equal; the split itself is a permutation.
+    hashes = {name: {scan.tobytes() for scan in scans} for name, scans in splits.items()}
+    assert not hashes["sft"] & hashes["test"] and not hashes["preference"] & hashes["test"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [("sum", "11"), ("difference", "5"), ("larger", "8"), ("smaller", "3"), ("first", "3"), ("second", "8")]
+    + [("equal", "no"), ("more", "no")],
+)
+def test_solve(kind, answer):
+    assert solve(kind, 3, 8) == answer
+    assert solve("equal", 3, 3) == "yes" and solve("more", 8, 3) == "yes"
+
+
+def test_extract_answer():
+    assert extract_answer("I see 4 and 5. Answer: 9") == "9"
+    assert extract_answer("I see 4 and 5. Answer: 9\n") == "9"
+    assert extract_answer("I see 4 and 5.") is None
+    assert extract_answer("Answer: 9 or 10") is None
+
+
+def test_questions_are_reproducible_and_seeds_differ():
+    def first(split, seed):
+        row = next(compose(split, seed))
+        return row["question"], [image.tobytes() for image in row["images"]]
+
+    assert first("test", 1) == first("test", 1)
+    assert len({str(first(split, seed)) for split in ("sft", "test") for seed in range(3)}) == 6
+
+
+def test_images_have_one_of_two_layouts():
+    rows = list(itertools.islice(compose("test", 0), 400))
+    layouts = Counter(tuple(image.size for image in row["images"]) for row in rows)
+    assert layouts.keys() == {((112, 56),), ((56, 56), (56, 56))}
+    assert min(layouts.values()) > 150
+    assert Counter(row["kind"] for row in rows).keys() == QUESTIONS.keys()
+
+
+def test_corruptions_are_wrong_in_the_way_they_say():
+    rng = random.Random(0)
+    for row in itertools.islice(compose("test", 0), 500):
+        error, response = corrupt(row, rng)
+        right = respond(row["first"], row["second"], row["answer"])
+        assert response != right
+        if error == "misread":
+            first, second = int(response[6]), int(response[12])
+            assert (first == row["first"]) != (second == row["second"])
+            assert extract_answer(response) == solve(row["kind"], first, second)
+        elif error == "wrong_answer":
+            assert response.startswith(right.split("Answer")[0]) and extract_answer(response) != row["answer"]
+        else:
+            assert extract_answer(response) is None
+
+
+def test_misread_pairs_cannot_be_told_apart_by_their_text():
+    """The best guess from the text alone, learnt on one half and tested on the other, stays near one half."""
+    pairs = [pair for pair in corrupted_pairs(compose("test", 0), 8000, 0) if pair["source"] == "image/misread"]
+
+    def texts(pair):
+        return [pair["prompt"][0]["content"] + pair[side][0]["content"] for side in ("chosen", "rejected")]
+
+    wins, games = Counter(), Counter()
+    for pair in pairs[::2]:
+        chosen, rejected = texts(pair)
+        wins[chosen] += 1
+        games.update((chosen, rejected))
+    rates = {text: (wins[text] + 1) / (games[text] + 2) for text in games}
+    guesses = [rates.get(chosen, 0.5) - rates.get(rejected, 0.5) for chosen, rejected in map(texts, pairs[1::2])]
+    assert abs(np.mean([(guess > 0) + 0.5 * (guess == 0) for guess in guesses]) - 0.5) < 0.04
+
+
+def test_tokenizer_round_trips(processor):
+    for row in itertools.islice(compose_text(3), 50):
+        text = f"{row['question']} {respond(row['first'], row['second'], row['answer'])}"
+        assert processor.tokenizer.decode(processor.tokenizer(text).input_ids) == text
+    odd = "Straße 漢字 🙂 <|im_start|>\n\tx"
+    assert processor.tokenizer.decode(processor.tokenizer(odd).input_ids) == odd
+
+
+def test_kept_processor_is_the_one_the_code_builds(processor):
+    for name in ("base", "policy"):
+        kept = AutoProcessor.from_pretrained(CHECKPOINTS / name)
+        assert kept.tokenizer.vocab == processor.tokenizer.vocab
+        assert kept.chat_template == processor.chat_template
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("base", 0.9, 1.0), ("policy", 0.55, 0.75)])
+def test_kept_models_are_as_strong_as_they_say(name, low, high):
+    claimed = json.loads((CHECKPOINTS / name / "accuracy.json").read_text())
+    assert low <= claimed["greedy_accuracy"] <= high and claimed["n"] == 1500
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(CHECKPOINTS / name, dtype="float32")
+    sampler = ResponseSampler(model, AutoProcessor.from_pretrained(CHECKPOINTS / name), 24, 0.0, batch_size=128)
+    rows = list(itertools.islice(compose("test", seed=1), 300))
+    responses, _ = sampler([row["question"] for row in rows], [row["images"] for row in rows])
+    right = np.mean([extract_answer(samples[0]) == row["answer"] for samples, row in zip(responses, rows, strict=True)])
+    assert right == pytest.approx(claimed["greedy_accuracy"], abs=0.07)  # 300 of the 1,500 rows
