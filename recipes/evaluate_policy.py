@@ -1,11 +1,11 @@
 """
-How good a policy is on prompts with verifiable answers: greedy accuracy, the same without seeing the image, random of N,
-best of N by the reward model, and pass at N. Answers are compared exactly, never by the reward model.
+How good a policy is on prompts with verifiable answers: greedy accuracy, the same without seeing the image, random of
+N, best of N by the reward model, and pass at N. Answers are compared exactly, never by the reward model.
 
 The embedded world, on a CPU:
 
 accelerate launch recipes/evaluate_policy.py
-accelerate launch recipes/evaluate_policy.py --model_name_or_path outputs/tiny/mpo --output_dir outputs/tiny/evaluate_mpo
+accelerate launch recipes/evaluate_policy.py --model_name_or_path outputs/tiny/mpo --output_dir outputs/tiny/evaluate_2
 
 Qwen2.5-VL-7B, on one GPU:
 
@@ -106,12 +106,13 @@ def main(script_args, model_args):
             script_args.reward_model, batch_size=script_args.batch_size, dtype=model_args.dtype
         )
         scorer.model.to(device)
-        flat = [(i, response) for i, row in enumerate(samples) for response in row if response.strip()]
-        flat_scores = iter(
-            scorer([questions[i] for i, _ in flat], [text for _, text in flat], [images[i] for i, _ in flat])
+        # Equal responses to one prompt are scored once; an empty one cannot be scored, and is the worst there is.
+        unique = [(i, text) for i, row in enumerate(samples) for text in dict.fromkeys(row) if text.strip()]
+        unique_scores = scorer(
+            [questions[i] for i, _ in unique], [text for _, text in unique], [images[i] for i, _ in unique]
         )
-        # An empty response cannot be scored, and is the worst there is.
-        scores = [[next(flat_scores) if text.strip() else -math.inf for text in row] for row in samples]
+        score_of = dict(zip(unique, unique_scores, strict=True))
+        scores = [[score_of.get((i, text), -math.inf) for text in row] for i, row in enumerate(samples)]
         right = [[is_right(text, answer) for text in row] for row, answer in zip(samples, answers, strict=True)]
         results |= {
             "reward_model": script_args.reward_model,

@@ -11,7 +11,8 @@ accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/label_
     --config recipes/configs/qwen2_5_vl_7b/label_preferences.yaml
 
 Reads the candidates of sample_responses.py and a reward model. Writes `scores.jsonl` (every raw score), the dataset
-`preferences` in TRL's vision-preference format, and `labels.json` (how many prompts gave a pair, and why others did not).
+`preferences` in TRL's vision-preference format, and `labels.json`: how many prompts gave a pair, and why others did
+not.
 """
 
 import json
@@ -82,19 +83,20 @@ def main(script_args, model_args):
     ####################
     indices = list(range(state.process_index, len(candidates), state.num_processes))
     shard = candidates.select(indices)
-    flat = [(row, response) for row in shard for response in row["responses"] if response.strip()]
-    flat_scores = iter(
-        scorer(
-            prompts=[row["prompt"] for row, _ in flat],
-            completions=[response for _, response in flat],
-            images=[row["images"] for row, _ in flat],
-        )
+    # Equal responses to one prompt are scored once, an empty one not at all.
+    prompts, images = shard["prompt"][:], shard["images"][:]
+    unique = [(i, text) for i, row in enumerate(shard["responses"]) for text in dict.fromkeys(row) if text.strip()]
+    unique_scores = scorer(
+        prompts=[prompts[i] for i, _ in unique],
+        completions=[text for _, text in unique],
+        images=[images[i] for i, _ in unique],
     )
+    score_of = dict(zip(unique, unique_scores, strict=True))
     output_dir = Path(script_args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     with open(output_dir / f"scores_{state.process_index}.jsonl", "w") as file:
-        for index, row in zip(indices, shard, strict=True):
-            scores = [next(flat_scores) if response.strip() else None for response in row["responses"]]
+        for i, (index, row) in enumerate(zip(indices, shard.remove_columns("images"), strict=True)):
+            scores = [score_of.get((i, text)) for text in row["responses"]]
             file.write(json.dumps({"index": index, "id": row["id"], "scores": scores}) + "\n")
     state.wait_for_everyone()
     if not state.is_main_process:
@@ -115,7 +117,9 @@ def main(script_args, model_args):
         counts[reason] += 1
         if pair is not None:
             kept.append(line["index"])
-            pairs.append(pair | {side: [{"role": "assistant", "content": pair[side]}] for side in ("chosen", "rejected")})
+            pairs.append(
+                pair | {side: [{"role": "assistant", "content": pair[side]}] for side in ("chosen", "rejected")}
+            )
 
     ####################
     # Save

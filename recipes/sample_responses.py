@@ -1,5 +1,6 @@
 """
-On-policy samples: N responses per prompt from the policy that MPO will train, every sampling parameter set and recorded.
+On-policy samples: N responses per prompt from the policy that MPO will train, every sampling parameter set and
+recorded.
 
 The embedded world, on a CPU:
 

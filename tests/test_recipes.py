@@ -106,9 +106,10 @@ def test_evaluate_reward(folder, stage2):
     assert sum(subset["n"] for subset in results["subsets"].values()) == len(dataset)
     for line, images in zip(lines, dataset["images"], strict=True):
         assert (line["scores"] == line["blank_scores"]) == (len(images) == 0)
-    assert results["overall"] == json.loads((folder / "outputs/tiny/reward_stage2/eval_results.json").read_text())[
-        "eval_accuracy"
-    ]
+    assert (
+        results["overall"]
+        == json.loads((folder / "outputs/tiny/reward_stage2/eval_results.json").read_text())["eval_accuracy"]
+    )
 
 
 def test_sample_responses(folder, candidates):

@@ -66,7 +66,9 @@ def test_temperature_scales_the_logits(policy, processor, image_pairs):
     logits = []
     handle = policy.lm_head.register_forward_hook(lambda module, inputs, output: logits.append(output[0, -1]))
     tokens = policy.generate(
-        **sampler_inputs(processor, prompts, images), num_return_sequences=2000, generation_config=policy.generation_config
+        **sampler_inputs(processor, prompts, images),
+        num_return_sequences=2000,
+        generation_config=policy.generation_config,
     )[:, -1]
     handle.remove()
     counts = torch.bincount(tokens, minlength=len(logits[0])) / len(tokens)

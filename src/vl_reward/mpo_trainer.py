@@ -52,8 +52,8 @@ class DataCollatorForMPO(DataCollatorForVisionPreference):
         for name, length in zip(names * 2, batch["attention_mask"].sum(1).tolist(), strict=True):
             if self.max_pair_length is not None and length > self.max_pair_length:
                 raise ValueError(
-                    f"{name}: a response has {length} tokens, image tokens included, and `max_length` is {self.max_pair_length}. "
-                    "It is not cut. Raise `max_length`, lower the processor's `max_pixels`, or leave the pair out."
+                    f"{name}: a response has {length} tokens, image tokens included, and `max_length` is "
+                    f"{self.max_pair_length}. It is not cut. Raise `max_length`, lower the processor's `max_pixels`, or leave the pair out."
                 )
         return batch
 
@@ -108,9 +108,7 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
             Passed on to [`~trl.DPOTrainer`].
     """
 
-    def __init__(
-        self, model, ref_model, args: DPOConfig, *, processing_class: ProcessorMixin, train_dataset, **kwargs
-    ):
+    def __init__(self, model, ref_model, args: DPOConfig, *, processing_class: ProcessorMixin, train_dataset, **kwargs):
         if ref_model is None and not isinstance(model, PeftModel) and kwargs.get("peft_config") is None:
             raise ValueError(
                 "`ref_model` is None. DPOTrainer would load the reference by the name in the policy's config, which "

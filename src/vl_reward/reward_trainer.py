@@ -46,8 +46,8 @@ class VisionRewardTrainer(TrainerGuards, RewardTrainer):
     def __init__(self, model, args: RewardConfig, *, processing_class: ProcessorMixin, train_dataset, **kwargs):
         if not isinstance(processing_class, ProcessorMixin):
             raise ValueError(
-                f"`processing_class` is a {type(processing_class).__name__}. A reward model that reads images needs the "
-                "processor, not the tokenizer: `AutoProcessor.from_pretrained(...)`."
+                f"`processing_class` is a {type(processing_class).__name__}. A reward model that reads images needs "
+                "the processor, not the tokenizer: `AutoProcessor.from_pretrained(...)`."
             )
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # the collator gives every batch an image, so all are used
@@ -71,8 +71,8 @@ class VisionRewardTrainer(TrainerGuards, RewardTrainer):
         missing = {"prompt", "chosen", "rejected", "images"} - set(dataset.column_names or [])
         if missing:
             raise ValueError(
-                f"The {dataset_name} dataset has the columns {dataset.column_names} and lacks {sorted(missing)}. Rename "
-                "them, or add `images` as empty lists for rows of text."
+                f"The {dataset_name} dataset has the columns {dataset.column_names} and lacks {sorted(missing)}. "
+                "Rename them, or add `images` as empty lists for rows of text."
             )
         # Bytes are decoded by the collator, which can name the row of a broken file.
         return dataset.cast_column("images", List(Image(decode=False)))

@@ -24,11 +24,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny"))
     parser.add_argument("--seed", type=int, default=0, help="Which questions are composed. The split stays.")
-    parser.add_argument("--n_pairs", type=int, default=6000, help="Corrupted image pairs to train on.")
-    parser.add_argument(
-        "--n_policy_prompts", type=int, default=6000, help="Prompts to take wrong policy samples from."
-    )
-    parser.add_argument("--n_text_pairs", type=int, default=1500, help="Text-only pairs to train on, in stage 2.")
+    parser.add_argument("--n_pairs", type=int, default=20000, help="Corrupted image pairs to train on.")
+    parser.add_argument("--n_policy_prompts", type=int, default=3000, help="Prompts to take wrong policy samples from.")
+    parser.add_argument("--n_text_pairs", type=int, default=3000, help="Text-only pairs to train on, in stage 2.")
     parser.add_argument("--n_prompts", type=int, default=2000, help="Prompts to sample on, for MPO.")
     parser.add_argument("--n_test", type=int, default=600, help="Test prompts, and test pairs of each kind.")
     args = parser.parse_args()

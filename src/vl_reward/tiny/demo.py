@@ -85,9 +85,7 @@ def main():
     record = args.output_dir / "demo.json"
     done = json.loads(record.read_text()) if record.exists() else {"seed": args.seed, "seconds": {}}
     if done["seed"] != args.seed:
-        sys.exit(
-            f"{args.output_dir} holds a run with seed {done['seed']}. Choose another directory: make demo OUT=..."
-        )
+        sys.exit(f"{args.output_dir} holds a run with seed {done['seed']}. Choose another directory: make demo OUT=...")
 
     commands = steps(args.output_dir, args.seed)
     for number, (step, command) in enumerate(commands.items(), 1):

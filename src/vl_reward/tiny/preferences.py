@@ -75,7 +75,7 @@ def preference_row(row: dict, source: str, rejected: str) -> dict:
 
 
 def corrupted_pairs(rows: Iterator[dict], n: int, seed: int) -> list[dict]:
-    """`n` pairs of a right and a corrupted response. The source is `image/<error>`, or `text/<error>` without images."""
+    """`n` pairs of a right and a corrupted response. The source is `image/<error>` or `text/<error>`."""
     rng, pairs = random.Random(seed), []
     for row in itertools.islice(rows, n):
         error, rejected = corrupt(row, rng)
@@ -84,18 +84,14 @@ def corrupted_pairs(rows: Iterator[dict], n: int, seed: int) -> list[dict]:
 
 
 def policy_pairs(sampler: ResponseSampler, split: str, n_prompts: int, seed: int) -> list[dict]:
-    """Pairs of a right response and the policy's own wrong sample, as the verifier finds it: the first of 4 samples."""
+    """Pairs of a right response and the policy's own wrong samples, by the verifier: at most two of its four."""
     rows = list(itertools.islice(compose(split, seed), n_prompts))
     responses, finish_reasons = sampler([row["question"] for row in rows], [row["images"] for row in rows], 4)
     pairs = []
     for row, samples, reasons in zip(rows, responses, finish_reasons, strict=True):
-        wrong = [
-            sample
-            for sample, reason in zip(samples, reasons, strict=True)
-            if reason == "stop" and sample.strip() and extract_answer(sample) != row["answer"]
-        ]
-        if wrong:
-            pairs.append(preference_row(row, "image/policy_sample", wrong[0]))
+        finished = dict.fromkeys(text for text, reason in zip(samples, reasons, strict=True) if reason == "stop")
+        wrong = [text for text in finished if text.strip() and extract_answer(text) != row["answer"]]
+        pairs += [preference_row(row, "image/policy_sample", text) for text in wrong[:2]]
     return pairs
 
 

@@ -20,7 +20,9 @@ SPECIAL_TOKENS = [
 
 # Renders what Qwen2.5-VL's own template does for text and images, default system prompt included.
 CHAT_TEMPLATE = (
-    "{%- if messages[0].role != 'system' %}{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
+    "{%- if messages[0].role != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}"
+    "{%- endif %}"
     "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
     "{%- if message.content is string %}{{ message.content }}"
     "{%- else %}{% for part in message.content %}"
