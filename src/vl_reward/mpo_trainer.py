@@ -53,7 +53,8 @@ class DataCollatorForMPO(DataCollatorForVisionPreference):
             if self.max_pair_length is not None and length > self.max_pair_length:
                 raise ValueError(
                     f"{name}: a response has {length} tokens, image tokens included, and `max_length` is "
-                    f"{self.max_pair_length}. It is not cut. Raise `max_length`, lower the processor's `max_pixels`, or leave the pair out."
+                    f"{self.max_pair_length}. It is not cut. Raise `max_length`, lower the processor's "
+                    "`max_pixels`, or leave the pair out."
                 )
         return batch
 

@@ -84,14 +84,14 @@ def corrupted_pairs(rows: Iterator[dict], n: int, seed: int) -> list[dict]:
 
 
 def policy_pairs(sampler: ResponseSampler, split: str, n_prompts: int, seed: int) -> list[dict]:
-    """Pairs of a right response and the policy's own wrong samples, by the verifier: at most two of its four."""
+    """Pairs of a right response and the policy's own wrong sample, by the verifier: the first of its four."""
     rows = list(itertools.islice(compose(split, seed), n_prompts))
     responses, finish_reasons = sampler([row["question"] for row in rows], [row["images"] for row in rows], 4)
     pairs = []
     for row, samples, reasons in zip(rows, responses, finish_reasons, strict=True):
         finished = dict.fromkeys(text for text, reason in zip(samples, reasons, strict=True) if reason == "stop")
         wrong = [text for text in finished if text.strip() and extract_answer(text) != row["answer"]]
-        pairs += [preference_row(row, "image/policy_sample", text) for text in wrong[:2]]
+        pairs += [preference_row(row, "image/policy_sample", text) for text in wrong[:1]]
     return pairs
 
 
