@@ -37,7 +37,7 @@ INPUTS = ("model_name_or_path", "reward_model", "dataset_name")
 class PolicyEvaluationArguments(ScriptArguments):
     reward_model: str | None = field(default=None, metadata={"help": "Reward model for best of N."})
     output_dir: str = field(default="outputs/evaluate_policy", metadata={"help": "Where to write the results."})
-    num_generations: int = field(default=8, metadata={"help": "N."})
+    num_generations: int = field(default=8, metadata={"help": "N; 0 leaves out all that samples."})
     max_new_tokens: int = field(default=1024, metadata={"help": "Longest response."})
     temperature: float = field(default=1.0, metadata={"help": "Of the N samples; greedy decoding has none."})
     batch_size: int = field(default=64, metadata={"help": "Responses generated or scored at a time."})
@@ -96,8 +96,8 @@ def main(script_args, model_args):
     )
     lines = [{"id": i, "greedy": row[0]} for i, row in zip(prompts["id"], greedy_responses, strict=True)]
 
-    if script_args.reward_model is not None:
-        n = script_args.num_generations
+    n = script_args.num_generations
+    if script_args.reward_model is not None and n > 0:
         sampler = ResponseSampler(
             model, processor, script_args.max_new_tokens, script_args.temperature, batch_size=script_args.batch_size
         )

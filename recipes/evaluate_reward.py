@@ -23,9 +23,9 @@ from pathlib import Path
 import PIL.Image
 from accelerate import PartialState
 from datasets import load_dataset, load_from_disk
-from trl import ScriptArguments
+from trl import ModelConfig, ScriptArguments
 
-from vl_reward import RecipeParser, RewardScorer, VisionModelConfig
+from vl_reward import RecipeParser, RewardScorer
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
@@ -114,5 +114,5 @@ def main(script_args, model_args):
 
 
 if __name__ == "__main__":
-    parser = RecipeParser((RewardEvaluationArguments, VisionModelConfig), __file__, INPUTS)
+    parser = RecipeParser((RewardEvaluationArguments, ModelConfig), __file__, INPUTS)
     main(*parser.parse_args_and_config())

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from accelerate import PartialState
 from datasets import Dataset, Image, List, concatenate_datasets, load_from_disk
-from trl import ScriptArguments
+from trl import ModelConfig, ScriptArguments
 
-from vl_reward import RecipeParser, RewardScorer, VisionModelConfig
+from vl_reward import RecipeParser, RewardScorer
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
@@ -140,5 +140,5 @@ def main(script_args, model_args):
 
 
 if __name__ == "__main__":
-    parser = RecipeParser((LabelArguments, VisionModelConfig), __file__, INPUTS)
+    parser = RecipeParser((LabelArguments, ModelConfig), __file__, INPUTS)
     main(*parser.parse_args_and_config())

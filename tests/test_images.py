@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from PIL import Image
+from qwen_vl_utils.vision_process import smart_resize
+from transformers import AutoProcessor
 
 from vl_reward.images import load_image
 
@@ -47,3 +49,14 @@ def test_not_an_image_is_named(tmp_path):
     (tmp_path / "note.png").write_text("hello")
     with pytest.raises(ValueError, match=r"note\.png could not be decoded"):
         load_image(str(tmp_path / "note.png"))
+
+
+@pytest.mark.parametrize("size", [(56, 112), (700, 500), (3000, 2000), (30, 400), (1280, 720)])
+@pytest.mark.parametrize("max_pixels", [16 * 28 * 28, 1280 * 28 * 28])
+def test_pixel_budget_is_that_of_qwens_own_tools(policy_path, size, max_pixels):
+    """Visual tokens of an image, counted, against the size that `qwen_vl_utils` gives it."""
+    processor = AutoProcessor.from_pretrained(policy_path, max_pixels=max_pixels)
+    text = "<|vision_start|><|image_pad|><|vision_end|>"
+    tokens = processor(text=[text], images=[Image.new("RGB", size)])["input_ids"][0].count(processor.image_token_id)
+    height, width = smart_resize(size[1], size[0], factor=28, min_pixels=56 * 56, max_pixels=max_pixels)
+    assert tokens == height * width // 28**2 <= max_pixels // 28**2

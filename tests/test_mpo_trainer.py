@@ -256,3 +256,10 @@ def test_text_only_rows_train(make_trainer, text_pairs):
     trainer = make_trainer(rows=text_pairs, max_steps=1)
     trainer.train()
     assert math.isfinite(trainer.state.log_history[0]["loss"])
+
+
+def test_plain_strings_are_turns_of_user_and_assistant(make_trainer, image_pairs):
+    trainer, row = make_trainer(), image_pairs[0]
+    strings = {**row, **{key: row[key][0]["content"] for key in ("prompt", "chosen", "rejected")}}
+    first, second = trainer.data_collator([row]), trainer.data_collator([strings])
+    assert all(torch.equal(first[key], second[key]) for key in first)

@@ -129,7 +129,7 @@ def encode_conversations(
     if blank:
         size = 2 * processor.image_processor.patch_size * processor.image_processor.merge_size
         loaded[0] = [Image.new("RGB", (size, size), "white")]
-        texts[0] += f"{processor.image_token}"
+        texts[0] += processor.image_token
     batch = processor(
         text=texts,
         images=loaded,

@@ -36,8 +36,12 @@ class DataCollatorForMPO(DataCollatorForVisionPreference):
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         names = [f"row {row.get('id', '?')}" for row in examples]
         rows = [
-            {key: as_messages(row[key], []) for key in ("prompt", "chosen", "rejected")}
-            | {"images": load_images(name, row["images"])}
+            {
+                "prompt": as_messages(row["prompt"], []),
+                "chosen": as_messages([], row["chosen"]),
+                "rejected": as_messages([], row["rejected"]),
+                "images": load_images(name, row["images"]),
+            }
             for name, row in zip(names, examples, strict=True)
         ]
         for name, row in zip(names, rows, strict=True):

@@ -4,6 +4,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoProcessor, ProcessorMixin
 
+from .checkpoints import load_value_head
 from .encoding import as_messages, encode_conversations, text_of
 from .modeling_qwen2_5_vl import Qwen2_5_VLForSequenceClassification
 
@@ -21,6 +22,8 @@ class RewardScorer:
             Responses per forward pass. Work is sorted by length first; the scores come back in the caller's order.
         max_length (`int`, *optional*):
             Refuse a response that takes more tokens than this together with its prompt and images.
+        bias (`float`, *optional*, defaults to `0.0`):
+            Added to every score. Heads of this project have none; Skywork-VL-Reward-7B's has one.
 
     Example:
     ```python
@@ -40,17 +43,20 @@ class RewardScorer:
         processor: ProcessorMixin,
         batch_size: int = 32,
         max_length: int | None = None,
+        bias: float = 0.0,
     ):
         self.model = model.eval()
         self.processor = processor
         self.batch_size = batch_size
         self.max_length = max_length
+        self.bias = bias
         self.__name__ = "reward_model"  # GRPOTrainer names its log columns by it
 
     @classmethod
     def from_pretrained(cls, path: str, batch_size: int = 32, max_length: int | None = None, **model_kwargs):
         """
-        Load model and processor from a reward-model checkpoint.
+        Load model and processor from a checkpoint of this project, or from one with its head in
+        `value_head.safetensors`, such as Skywork-VL-Reward-7B.
 
         Raises:
             ValueError: If the checkpoint holds no trained reward head.
@@ -58,9 +64,14 @@ class RewardScorer:
         model, info = Qwen2_5_VLForSequenceClassification.from_pretrained(
             path, output_loading_info=True, **model_kwargs
         )
+        bias = 0.0
         if "score.weight" in info["missing_keys"]:
-            raise ValueError(f"{path} holds no trained reward head: its scores would be random. Train one first.")
-        return cls(model, AutoProcessor.from_pretrained(path), batch_size, max_length)
+            value_head = load_value_head(path)
+            if value_head is None:
+                raise ValueError(f"{path} holds no trained reward head: its scores would be random. Train one first.")
+            weight, bias = value_head
+            model.score.weight.data.copy_(weight)
+        return cls(model, AutoProcessor.from_pretrained(path), batch_size, max_length, bias)
 
     @torch.inference_mode()
     def __call__(self, prompts: list, completions: list, images: list | None = None, **kwargs) -> list[float]:
@@ -92,5 +103,5 @@ class RewardScorer:
             )
             logits = self.model(**batch.to(self.model.device), use_cache=False).logits
             for i, score in zip(indices, logits.squeeze(-1).tolist(), strict=True):
-                scores[i] = score
+                scores[i] = score + self.bias
         return scores

@@ -11,12 +11,19 @@ Each step is a recipe run as a user would, with its tiny config. A step that is 
 import argparse
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 
+# glibc would hand the memory of large tensors back after each step, and fault it in again in the next.
+KEEP_MEMORY = {
+    "MALLOC_TOP_PAD_": "536870912",
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+}
 PACKAGES = ("vl-reward", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
@@ -45,6 +52,8 @@ def steps(out: Path, seed: int) -> dict[str, list[str]]:
             command += [f"--{key}", str(out / path)]
         if name not in ("evaluate_reward", "label_preferences"):
             command += ["--seed", str(seed)]
+        if step == "evaluate_mpo":
+            command += ["--num_generations", "0"]  # greedy only
         commands[step] = command + ["--output_dir", str(out / step)]
     return commands
 
@@ -94,7 +103,7 @@ def main():
             continue
         print(f"[{number}/{len(commands)}] {step}: {' '.join(['python', *command[1:]])}", flush=True)
         start = time.monotonic()
-        if subprocess.run(command).returncode != 0:
+        if subprocess.run(command, env={**os.environ, **KEEP_MEMORY}).returncode != 0:
             sys.exit(f"{step} failed. `make demo` goes on from there once its cause is mended.")
         done["seconds"][step] = round(time.monotonic() - start, 1)
         args.output_dir.mkdir(parents=True, exist_ok=True)
