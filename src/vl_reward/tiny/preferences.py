@@ -45,7 +45,7 @@ def corrupt(row: dict, rng: random.Random) -> tuple[str, str]:
     - `wrong_format`: no answer is given.
     """
     first, second, kind = row["first"], row["second"], row["kind"]
-    error = rng.choices(["misread", "wrong_answer", "wrong_format"], [0.5, 0.45, 0.05])[0]
+    error = rng.choices(["misread", "wrong_answer", "wrong_format"], [0.65, 0.3, 0.05])[0]
     if error == "misread" and kind != "equal":
         if rng.random() < 0.5:
             first = rng.choice([digit for digit in range(10) if digit != first])
@@ -56,11 +56,8 @@ def corrupt(row: dict, rng: random.Random) -> tuple[str, str]:
         return error, f"I see {first} and {second}."
     if kind in ("equal", "more"):
         return "wrong_answer", respond(first, second, "no" if row["answer"] == "yes" else "yes")
-    # Half of the wrong answers are those that a policy gives: the answer to another question, or one off.
-    answer, top = int(row["answer"]), 18 if kind == "sum" else 9
-    likely = [first, second, abs(first - second), first + second, answer - 1, answer + 1]
-    numbers = likely if rng.random() < 0.5 else range(top + 1)
-    wrong = rng.choice([number for number in numbers if 0 <= number <= 18 and number != answer])
+    top = 18 if kind == "sum" else 9
+    wrong = rng.choice([number for number in range(top + 1) if str(number) != row["answer"]])
     return "wrong_answer", respond(first, second, str(wrong))
 
 
