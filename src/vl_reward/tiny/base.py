@@ -132,7 +132,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny_base"))
     parser.add_argument("--max_steps", type=int, default=2400)
-    parser.add_argument("--policy_step", type=int, default=460, help="Which checkpoint becomes the policy.")
+    parser.add_argument("--policy_step", type=int, default=540, help="Which checkpoint becomes the policy.")
     args = parser.parse_args()
 
     set_seed(0)
