@@ -20,6 +20,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from datasets import Dataset, Image, List, concatenate_datasets, load_from_disk
 from trl import ModelConfig, ScriptArguments
@@ -59,7 +60,7 @@ def best_against_worst(row, scores, min_gap):
 
 
 def main(script_args, model_args):
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())
 
     ####################
     # Model & Processor

@@ -19,6 +19,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from datasets import Dataset, Image, List, concatenate_datasets, load_dataset, load_from_disk
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
@@ -44,7 +45,7 @@ class SamplingArguments(ScriptArguments):
 
 
 def main(script_args, model_args):
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())
     set_seed(script_args.seed + state.process_index)
 
     ####################

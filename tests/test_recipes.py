@@ -175,7 +175,7 @@ def test_missing_predecessor_is_named(tmp_path, recipe, missing):
     assert f"Make it first: {missing}" in output
 
 
-@pytest.mark.parametrize("config", ["deepspeed_zero2", "deepspeed_zero3"])
+@pytest.mark.parametrize("config", ["deepspeed_zero2", "deepspeed_zero3", "cpu_2_processes"])
 def test_stage2_on_2_processes(folder, stage1, config, tmp_path):
     """Mixed batches, so that one process sees images where the other may not; the same losses under each."""
     settings = yaml.safe_load((ROOT / f"accelerate_configs/{config}.yaml").read_text())
@@ -202,3 +202,39 @@ def test_stage2_on_2_processes(folder, stage1, config, tmp_path):
     assert len(moved(tmp_path / "out", folder / "outputs/tiny/reward_stage1")) > 30
     metrics = json.loads((tmp_path / "out/eval_results.json").read_text())
     assert metrics["eval_n_pairs"] == len(load_from_disk(folder / "outputs/tiny/preferences")["test"])
+
+
+def test_sampling_and_labelling_on_2_processes(folder, stage2, tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    launch += [str(ROOT / "accelerate_configs/cpu_2_processes.yaml")]
+    for name, arguments in (
+        ("sample_responses", []),
+        ("label_preferences", ["--dataset_name", str(tmp_path / "sample_responses/candidates"), "--min_gap", "0"]),
+    ):
+        run(launch + [str(ROOT / f"recipes/{name}.py"), "--output_dir", str(tmp_path / name), *arguments], folder)
+    prompts = load_from_disk(folder / "outputs/tiny/prompts")["train"]
+    assert load_from_disk(tmp_path / "sample_responses/candidates")["id"][:] == prompts["id"][:]
+    lines = [json.loads(line) for line in open(tmp_path / "label_preferences/scores.jsonl")]
+    assert [line["id"] for line in lines] == prompts["id"][:]
+
+
+def test_mpo_on_2_processes(folder, labels, tmp_path):
+    """Two processes with a batch of 2 each give the losses, and the reward shift, of one with a batch of 4."""
+    common = ["--max_steps", "3", "--logging_steps", "1", "--save_strategy", "steps", "--dataloader_num_workers", "0"]
+    common += ["--train_sampling_strategy", "sequential"]  # random orders differ with the number of processes
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    launch += [str(ROOT / "accelerate_configs/cpu_2_processes.yaml"), str(ROOT / "recipes/mpo.py"), "--use_cpu", "true"]
+    run([*launch, "--per_device_train_batch_size", "2", "--output_dir", str(tmp_path / "two"), *common], folder)
+    alone = [sys.executable, str(ROOT / "recipes/mpo.py"), "--per_device_train_batch_size", "4"]
+    run([*alone, "--output_dir", str(tmp_path / "one"), *common], folder)
+
+    def history(name):
+        state = json.loads((tmp_path / name / "checkpoint-3/trainer_state.json").read_text())
+        return [entry for entry in state["log_history"] if "loss" in entry]
+
+    # A process averages the loss of its own rows; what is logged is gathered, so it is that of all four.
+    for key in ("sft_loss", "rewards/margins", "reward_shift"):
+        two, one = ([entry[key] for entry in history(name)] for name in ("two", "one"))
+        assert two == pytest.approx(one, abs=2e-4), key
+    shifts = [json.loads((tmp_path / name / "checkpoint-3/reward_shift.json").read_text()) for name in ("two", "one")]
+    assert shifts[0]["total"] == pytest.approx(shifts[1]["total"], abs=2e-4)
