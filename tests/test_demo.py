@@ -129,3 +129,13 @@ def test_kept_results_show_a_loop_that_helps(run):
     assert policy["best_of_n_accuracy"] > policy["random_of_n_accuracy"] + 0.10
     assert policy["mpo_accuracy"] > policy["base_accuracy"] + 0.05
     assert sum(run["seconds"].values()) < 15 * 60
+
+
+@pytest.mark.xfail(strict=True, reason="Not reached yet: best of 8 is 0.07 above greedy, and only one seed has run")
+def test_kept_results_reach_the_targets():
+    assert len(RUNS) == 3
+    for run in RUNS:
+        reward, policy = run["reward"], run["policy"]
+        assert reward["heldout_pair_accuracy"] >= 0.90
+        assert policy["best_of_n_accuracy"] >= policy["base_accuracy"] + 0.10
+        assert policy["mpo_accuracy"] >= policy["base_accuracy"] + 0.08
