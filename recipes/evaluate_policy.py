@@ -27,7 +27,7 @@ from datasets import load_dataset, load_from_disk
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
 from trl import ScriptArguments
 
-from vl_reward import RecipeParser, ResponseSampler, RewardScorer, VisionModelConfig
+from vl_reward import RecipeParser, ResponseSampler, RewardScorer, VisionModelConfig, unshare_prefixes
 
 
 INPUTS = ("model_name_or_path", "reward_model", "dataset_name")
@@ -40,7 +40,7 @@ class PolicyEvaluationArguments(ScriptArguments):
     num_generations: int = field(default=8, metadata={"help": "N; 0 leaves out all that samples."})
     max_new_tokens: int = field(default=1024, metadata={"help": "Longest response."})
     temperature: float = field(default=1.0, metadata={"help": "Of the N samples; greedy decoding has none."})
-    batch_size: int = field(default=64, metadata={"help": "Responses generated or scored at a time."})
+    batch_size: int = field(default=64, metadata={"help": "Responses generated at a time."})
     seed: int = field(default=0, metadata={"help": "Seed of the N samples."})
 
 
@@ -102,9 +102,9 @@ def main(script_args, model_args):
             model, processor, script_args.max_new_tokens, script_args.temperature, batch_size=script_args.batch_size
         )
         samples, _ = sampler(questions, images, n)
-        scorer = RewardScorer.from_pretrained(
-            script_args.reward_model, batch_size=script_args.batch_size, dtype=model_args.dtype
-        )
+        scorer = RewardScorer.from_pretrained(script_args.reward_model, dtype=model_args.dtype)
+        if not model_args.share_prefixes:
+            unshare_prefixes(scorer.model)
         scorer.model.to(device)
         # Equal responses to one prompt are scored once; an empty one cannot be scored, and is the worst there is.
         unique = [(i, text) for i, row in enumerate(samples) for text in dict.fromkeys(row) if text.strip()]

@@ -25,7 +25,7 @@ from accelerate import PartialState
 from datasets import load_dataset, load_from_disk
 from trl import ModelConfig, ScriptArguments
 
-from vl_reward import RecipeParser, RewardScorer
+from vl_reward import RecipeParser, RewardScorer, unshare_prefixes
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
@@ -34,8 +34,9 @@ INPUTS = ("model_name_or_path", "dataset_name")
 @dataclass
 class RewardEvaluationArguments(ScriptArguments):
     output_dir: str = field(default="outputs/evaluate_reward", metadata={"help": "Where to write the results."})
-    batch_size: int = field(default=16, metadata={"help": "Responses scored at a time."})
+    max_batch_tokens: int = field(default=16384, metadata={"help": "Tokens scored at a time, per process."})
     max_length: int | None = field(default=None, metadata={"help": "Refuse longer responses, prompt included."})
+    share_prefixes: bool = field(default=True, metadata={"help": "Compute what responses have in common once."})
 
 
 def summarize(pairs):
@@ -51,11 +52,13 @@ def main(script_args, model_args):
     ####################
     scorer = RewardScorer.from_pretrained(
         model_args.model_name_or_path,
-        batch_size=script_args.batch_size,
+        max_batch_tokens=script_args.max_batch_tokens,
         max_length=script_args.max_length,
         dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
     )
+    if not script_args.share_prefixes:
+        unshare_prefixes(scorer.model)
     scorer.model.to(PartialState().device)
 
     ####################

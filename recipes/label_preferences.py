@@ -25,7 +25,7 @@ from accelerate import PartialState
 from datasets import Dataset, Image, List, concatenate_datasets, load_from_disk
 from trl import ModelConfig, ScriptArguments
 
-from vl_reward import RecipeParser, RewardScorer
+from vl_reward import RecipeParser, RewardScorer, unshare_prefixes
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
@@ -35,8 +35,9 @@ INPUTS = ("model_name_or_path", "dataset_name")
 class LabelArguments(ScriptArguments):
     output_dir: str = field(default="outputs/labels", metadata={"help": "Where to write scores and preferences."})
     min_gap: float = field(default=1.0, metadata={"help": "Least score of the best response above the worst."})
-    batch_size: int = field(default=16, metadata={"help": "Responses scored at a time, per process."})
+    max_batch_tokens: int = field(default=16384, metadata={"help": "Tokens scored at a time, per process."})
     max_length: int | None = field(default=None, metadata={"help": "Refuse longer responses, prompt included."})
+    share_prefixes: bool = field(default=True, metadata={"help": "Compute what responses have in common once."})
 
 
 def best_against_worst(row, scores, min_gap):
@@ -67,11 +68,13 @@ def main(script_args, model_args):
     ####################
     scorer = RewardScorer.from_pretrained(
         model_args.model_name_or_path,
-        batch_size=script_args.batch_size,
+        max_batch_tokens=script_args.max_batch_tokens,
         max_length=script_args.max_length,
         dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
     )
+    if not script_args.share_prefixes:
+        unshare_prefixes(scorer.model)
     scorer.model.to(state.device)
 
     ####################

@@ -20,7 +20,7 @@ from peft import PeftModel
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
 from trl import DPOConfig, ScriptArguments, get_peft_config
 
-from vl_reward import MPOTrainer, RecipeParser, VisionModelConfig
+from vl_reward import MPOTrainer, RecipeParser, VisionModelConfig, share_prefixes
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
@@ -50,6 +50,10 @@ def main(script_args, training_args, model_args):
             dtype=model_args.dtype,
             attn_implementation=model_args.attn_implementation,
         )
+    if model_args.share_prefixes:  # chosen and rejected have prompt and images in common: those are computed once
+        share_prefixes(model)
+        if ref_model is not None:
+            share_prefixes(ref_model)
 
     ####################
     # Dataset

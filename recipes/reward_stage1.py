@@ -24,7 +24,13 @@ from peft import PeftModel
 from transformers import AutoProcessor, set_seed
 from trl import RewardConfig, ScriptArguments, get_peft_config
 
-from vl_reward import Qwen2_5_VLForSequenceClassification, RecipeParser, VisionModelConfig, VisionRewardTrainer
+from vl_reward import (
+    Qwen2_5_VLForSequenceClassification,
+    RecipeParser,
+    VisionModelConfig,
+    VisionRewardTrainer,
+    share_prefixes,
+)
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
@@ -47,6 +53,8 @@ def main(script_args, training_args, model_args):
     )
     model.model.visual.requires_grad_(False)
     model.model.visual.merger.requires_grad_(True)  # the projector
+    if model_args.share_prefixes:
+        share_prefixes(model)  # chosen and rejected have prompt and images in common: those are computed once
 
     ####################
     # Dataset

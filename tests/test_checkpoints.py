@@ -25,7 +25,7 @@ def released(policy_path, tmp_path):
 def test_scores_equal_the_value_head_on_the_last_token(released, policy, processor, mixed_pairs):
     path, head = released
     rows = mixed_pairs[:6]
-    scores = RewardScorer.from_pretrained(str(path), batch_size=2)(
+    scores = RewardScorer.from_pretrained(str(path))(
         [row["prompt"] for row in rows], [row["chosen"] for row in rows], [row["images"] for row in rows]
     )
     batch = encode_conversations(

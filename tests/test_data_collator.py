@@ -4,9 +4,11 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
+from trl.data_utils import prepare_multimodal_messages
 
-from vl_reward import DataCollatorForVisionReward
-from vl_reward.tiny.preferences import PREFERENCE_FEATURES
+from vl_reward import DataCollatorForVisionReward, encoding
+from vl_reward.images import load_image
+from vl_reward.tiny.preferences import PREFERENCE_FEATURES, as_png
 
 
 @pytest.fixture
@@ -47,6 +49,26 @@ def test_whole_batch(collator, processor):
     rgb = [(1 - 0.48145466) / 0.26862954, -0.4578275 / 0.26130258, -0.40821073 / 0.27577711]
     patch = torch.tensor(rgb).repeat_interleave(2 * 14 * 14)
     torch.testing.assert_close(batch["pixel_values"], patch.expand(32, -1), atol=1e-5, rtol=0)
+
+
+def test_what_is_computed_once_is_what_the_processor_gives(collator, processor, mixed_pairs, monkeypatch):
+    """Each image is decoded and cut into patches once, and the batch is the one the processor makes of all rows."""
+    rows = as_png(mixed_pairs[:6])
+    loads = []
+    monkeypatch.setattr(encoding, "load_image", lambda image: loads.append(image) or load_image(image))
+    batch = collator(rows + rows[:3])
+    assert len(loads) == sum(len(row["images"]) for row in rows)
+
+    texts, images = [], []
+    for side in ("chosen", "rejected"):
+        for row in mixed_pairs[:6] + mixed_pairs[:3]:
+            messages = prepare_multimodal_messages(row["prompt"] + row[side], row["images"])
+            texts.append(processor.apply_chat_template(messages))
+            images.append(row["images"])
+    expected = processor(text=texts, images=images, padding=True, padding_side="right", return_tensors="pt")
+    assert batch.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.equal(batch[key], value), key
 
 
 def test_chosen_rows_come_first_and_keep_their_images(collator, processor, mixed_pairs):

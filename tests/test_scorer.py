@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from vl_reward import DataCollatorForVisionReward, RewardScorer
+from vl_reward import DataCollatorForVisionReward, RewardScorer, share_prefixes
 
 
 @pytest.fixture
 def scorer(reward_model, processor):
-    return RewardScorer(reward_model, processor, batch_size=4)
+    return RewardScorer(reward_model, processor, max_batch_tokens=200)
 
 
 def columns(rows, side="chosen"):
@@ -24,11 +24,39 @@ def test_scores_come_back_in_the_callers_order(scorer, reward_model, processor, 
     assert len({round(score, 6) for score in scores}) == len(scores)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_scores_do_not_depend_on_the_batch_size(reward_model, processor, mixed_pairs, batch_size):
-    reference = RewardScorer(reward_model, processor, batch_size=7)(*columns(mixed_pairs))
-    scores = RewardScorer(reward_model, processor, batch_size=batch_size)(*columns(mixed_pairs))
-    assert scores == pytest.approx(reference, abs=5e-6)
+@pytest.mark.parametrize("max_batch_tokens", [1, 150, 100_000])
+def test_scores_do_not_depend_on_the_batch(reward_model, processor, mixed_pairs, max_batch_tokens):
+    prompts, completions, images = [column * 2 for column in columns(mixed_pairs)]
+    completions[len(mixed_pairs) :] = [row["rejected"] for row in mixed_pairs]
+    alone = [
+        RewardScorer(reward_model, processor)(*([value] for value in row))[0]
+        for row in zip(prompts, completions, images, strict=True)
+    ]
+    scorer = RewardScorer(share_prefixes(reward_model), processor, max_batch_tokens)
+    assert scorer(prompts, completions, images) == pytest.approx(alone, abs=5e-6)
+
+
+def test_the_completions_of_a_prompt_are_scored_together_within_the_budget(reward_model, processor, image_pairs):
+    rows = image_pairs[:3]
+    completions = [row[side] for side in ("chosen", "rejected") for row in rows]
+    prompts, images = [row["prompt"] for row in rows] * 2, [row["images"] for row in rows] * 2
+    batches, distinct = [], []
+
+    def note(module, args, kwargs):
+        batches.append(len(kwargs["input_ids"]))
+        tokens = {tuple(row[:end]) for row in kwargs["input_ids"].tolist() for end in range(1, len(row) + 1)}
+        distinct.append(len(tokens))
+
+    reward_model.register_forward_pre_hook(note, with_kwargs=True)
+    RewardScorer(reward_model, processor, max_batch_tokens=1)(prompts, completions, images)
+    assert batches == [1] * 6
+    one_pair = max(distinct) + 30
+    batches.clear(), distinct.clear()
+    RewardScorer(reward_model, processor, max_batch_tokens=one_pair)(prompts, completions, images)
+    assert batches == [2, 2, 2]
+    batches.clear()
+    RewardScorer(reward_model, processor)(prompts, completions, images)
+    assert batches == [6]
 
 
 def test_strings_and_messages_score_alike(scorer, image_pairs, tmp_path):
@@ -72,5 +100,5 @@ def test_checkpoint_without_a_trained_head_is_refused(policy_path):
 def test_round_trip(scorer, mixed_pairs, tmp_path):
     scorer.model.save_pretrained(tmp_path)
     scorer.processor.save_pretrained(tmp_path)
-    again = RewardScorer.from_pretrained(str(tmp_path), batch_size=4)
+    again = RewardScorer.from_pretrained(str(tmp_path))
     assert again(*columns(mixed_pairs)) == scorer(*columns(mixed_pairs))

@@ -12,8 +12,9 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 import vl_reward.tiny
 from vl_reward import ResponseSampler
+from vl_reward.images import load_image
 from vl_reward.tiny.digits import QUESTIONS, compose, compose_text, extract_answer, load_scans, respond, solve
-from vl_reward.tiny.preferences import corrupt, corrupted_pairs
+from vl_reward.tiny.preferences import as_png, corrupt, corrupted_pairs, shuffle_questions
 
 
 CHECKPOINTS = Path(vl_reward.tiny.__file__).parent / "checkpoints"
@@ -61,10 +62,11 @@ def test_images_have_one_of_two_layouts():
     assert Counter(row["kind"] for row in rows).keys() == QUESTIONS.keys()
 
 
-def test_corruptions_are_wrong_in_the_way_they_say():
+@pytest.mark.parametrize("hard", [False, True])
+def test_corruptions_are_wrong_in_the_way_they_say(hard):
     rng = random.Random(0)
     for row in itertools.islice(compose("test", 0), 500):
-        error, response = corrupt(row, rng)
+        error, response = corrupt(row, rng, hard)
         right = respond(row["first"], row["second"], row["answer"])
         assert response != right
         if error == "misread":
@@ -92,6 +94,41 @@ def test_misread_pairs_cannot_be_told_apart_by_their_text():
     rates = {text: (wins[text] + 1) / (games[text] + 2) for text in games}
     guesses = [rates.get(chosen, 0.5) - rates.get(rejected, 0.5) for chosen, rejected in map(texts, pairs[1::2])]
     assert abs(np.mean([(guess > 0) + 0.5 * (guess == 0) for guess in guesses]) - 0.5) < 0.04
+
+
+def test_hard_corruptions_are_slips_more_often():
+    def shares(hard):
+        rng, near, errors = random.Random(0), 0, Counter()
+        for row in itertools.islice(compose("test", 0), 4000):
+            error, response = corrupt(row, rng, hard)
+            errors[error] += 1
+            if error == "wrong_answer" and row["kind"] == "sum":
+                near += abs(int(extract_answer(response)) - int(row["answer"])) <= 2
+        return errors["wrong_answer"] / errors.total(), near / errors["wrong_answer"]
+
+    easy, hard = shares(False), shares(True)
+    assert hard[0] > easy[0] + 0.1 and hard[1] > 1.3 * easy[1]
+
+
+def test_the_pairs_of_a_question_differ_and_stay_together():
+    pairs = corrupted_pairs(compose("preference", 0), 60, 0, per_question=4)
+    shuffled = shuffle_questions(pairs, 0)
+    assert sorted(pair["id"] for pair in shuffled) == sorted(pair["id"] for pair in pairs)
+    assert shuffled != pairs
+
+    def runs(pairs):
+        return [len(list(group)) for _, group in itertools.groupby(pairs, key=lambda pair: id(pair["images"]))]
+
+    assert sorted(runs(shuffled)) == sorted(runs(pairs))
+    assert len(runs(pairs)) == 60 and max(runs(pairs)) == 4
+    assert len({pair["id"] for pair in pairs}) == len(pairs) > 3 * 60
+
+
+def test_images_are_stored_losslessly_and_once():
+    pairs = corrupted_pairs(compose("preference", 0), 5, 0, per_question=3)
+    for pair, stored in zip(pairs, as_png(pairs), strict=True):
+        assert [load_image(image).tobytes() for image in stored["images"]] == [im.tobytes() for im in pair["images"]]
+        assert {**stored, "images": None} == {**pair, "images": None}
 
 
 def test_tokenizer_round_trips(processor):

@@ -4,6 +4,7 @@ from .data_collator import DataCollatorForVisionReward
 from .model_config import VisionModelConfig
 from .modeling_qwen2_5_vl import Qwen2_5_VLForSequenceClassification
 from .mpo_trainer import MPOTrainer
+from .prefix_sharing import share_prefixes, unshare_prefixes
 from .recipe_parser import RecipeParser
 from .reward_trainer import VisionRewardTrainer
 from .sampler import ResponseSampler
@@ -19,4 +20,6 @@ __all__ = [
     "RewardScorer",
     "VisionModelConfig",
     "VisionRewardTrainer",
+    "share_prefixes",
+    "unshare_prefixes",
 ]

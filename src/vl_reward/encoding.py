@@ -1,11 +1,12 @@
 """Conversations with images to model inputs: the one path that training, labelling and evaluation share."""
 
+import torch
 from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.utils import remove_none_values
 
-from .images import load_image
+from .images import image_key, load_image, named_errors, open_image
 
 
 def as_messages(prompt: str | list[dict], completion: str | list[dict]) -> list[dict]:
@@ -39,28 +40,71 @@ def refuse_control_tokens(processor: ProcessorMixin, name: str, messages: list[d
         )
 
 
-def load_images(name: str, images: list | None) -> list[Image.Image]:
-    """[`load_image`] for each image of a row, with the row's name in the error."""
+def load_images(name: str, images: list | None, loaded: dict | None = None) -> list[Image.Image]:
+    """
+    [`load_image`] for each image of a row, with the row's name in the error. `loaded` holds the images decoded so far,
+    by [`image_key`]: they are not decoded again.
+    """
+    loaded = {} if loaded is None else loaded
     try:
-        return [load_image(image) for image in images or []]
+        for image in images or []:
+            if image_key(image) not in loaded:
+                loaded[image_key(image)] = load_image(image)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+    return [loaded[image_key(image)] for image in images or []]
 
 
-def render(processor: ProcessorMixin, name: str, messages: list[dict], images: list, **template_kwargs):
+def count_visual_tokens(processor: ProcessorMixin, name: str, images: list) -> int:
+    """Visual tokens of a row's images, from their headers."""
+    image_processor, patches = processor.image_processor, 0
+    for image in images:
+        try:
+            with named_errors(image):
+                width, height = open_image(image).size
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        patches += image_processor.get_number_of_image_patches(height, width, {})
+    return patches // image_processor.merge_size**2
+
+
+def render(processor: ProcessorMixin, name: str, messages: list[dict], images: list, **template_kwargs) -> str:
     """
-    One conversation as text in the chat template, and its images decoded.
+    One conversation as text in the chat template.
 
     Raises:
-        ValueError: For an image that cannot be decoded, control tokens inside a message, or a number of images that
-            differs from the number of placeholders. `name` stands in the message.
+        ValueError: For control tokens inside a message, or a number of images that differs from the number of
+            placeholders. `name` stands in the message.
     """
     refuse_control_tokens(processor, name, messages)
-    images = load_images(name, images)
     try:
-        return processor.apply_chat_template(prepare_multimodal_messages(messages, images), **template_kwargs), images
+        return processor.apply_chat_template(prepare_multimodal_messages(messages, images), **template_kwargs)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def tokenize(
+    processor: ProcessorMixin, texts: list[str], images: list[list[Image.Image]], padding_side: str
+) -> BatchFeature:
+    """What the processor gives for rendered texts and their images, each distinct image turned into patches once."""
+    flat = [image for row_images in images for image in row_images]
+    vision = {}
+    if flat:
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(map(id, flat)))}
+        shown = [numbers[id(image)] for image in flat]
+        distinct = list({id(image): image for image in flat}.values())
+        processed = processor.image_processor(images=distinct, return_tensors="pt")
+        grids = processed["image_grid_thw"]
+        patches = processed["pixel_values"].split(grids.prod(-1).tolist())
+        vision = {"pixel_values": torch.cat([patches[i] for i in shown]), "image_grid_thw": grids[shown]}
+        texts, _ = processor.get_text_with_replacements(
+            list(texts), [processor.replace_image_token(processed, image_idx=i) for i in shown]
+        )
+    batch = processor.tokenizer(
+        texts, padding=True, padding_side=padding_side, return_tensors="pt", add_special_tokens=False
+    )
+    token_types = (batch["input_ids"] == processor.image_token_id).int()
+    return BatchFeature({**batch, "mm_token_type_ids": token_types, **vision})
 
 
 def encode_prompts(
@@ -70,18 +114,13 @@ def encode_prompts(
     Render prompts for generation and tokenize them, padded on the left. Arguments and errors are those of
     [`encode_conversations`].
     """
-    rendered = [
+    loaded = {}
+    images = [load_images(name, row_images, loaded) for name, row_images in zip(names, images, strict=True)]
+    texts = [
         render(processor, name, as_messages(prompt, []), row_images, add_generation_prompt=True)
         for name, prompt, row_images in zip(names, prompts, images, strict=True)
     ]
-    return processor(
-        text=[text for text, _ in rendered],
-        images=[row_images for _, row_images in rendered] if any(row_images for _, row_images in rendered) else None,
-        padding=True,
-        padding_side="left",
-        return_tensors="pt",
-        add_special_tokens=False,
-    )
+    return tokenize(processor, texts, images, padding_side="left")
 
 
 def encode_conversations(
@@ -117,27 +156,19 @@ def encode_conversations(
         ValueError: For an image that cannot be decoded, an empty answer, control tokens inside a message, a number of
             images that differs from the number of placeholders, or a row over `max_length`. The row is named.
     """
-    texts, loaded = [], []
+    texts, loaded = [], {}
+    images = [load_images(name, row_images, loaded) for name, row_images in zip(names, images, strict=True)]
     for name, messages, row_images in zip(names, conversations, images, strict=True):
         if not text_of(messages[-1:]).strip():
             raise ValueError(f"{name}: the answer is empty, so there is nothing to score. Leave the row out.")
-        text, row_images = render(processor, name, messages, row_images)
-        texts.append(text)
-        loaded.append(row_images)
+        texts.append(render(processor, name, messages, row_images))
 
-    blank = not any(loaded)
+    blank = not any(images)
     if blank:
         size = 2 * processor.image_processor.patch_size * processor.image_processor.merge_size
-        loaded[0] = [Image.new("RGB", (size, size), "white")]
+        images[0] = [Image.new("RGB", (size, size), "white")]
         texts[0] += processor.image_token
-    batch = processor(
-        text=texts,
-        images=loaded,
-        padding=True,
-        padding_side="right",
-        return_tensors="pt",
-        add_special_tokens=False,
-    )
+    batch = tokenize(processor, texts, images, padding_side="right")
     if blank:
         batch["attention_mask"][batch["input_ids"] == processor.image_token_id] = 0
 

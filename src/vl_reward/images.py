@@ -1,9 +1,34 @@
 """The one way this project opens an image, so that training, labelling and evaluation see the same pixels."""
 
 import io
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, ImageOps
+
+
+def open_image(source: Image.Image | str | Path | dict) -> Image.Image:
+    """Open an image without decoding it. `source` is what [`load_image`] takes."""
+    if isinstance(source, dict):
+        source = io.BytesIO(source["bytes"]) if source.get("bytes") is not None else source["path"]
+    return source if isinstance(source, Image.Image) else Image.open(source)
+
+
+def image_key(source: Image.Image | str | Path | dict) -> object:
+    """What two sources have in common if they are the same file, the same bytes or the same `PIL.Image.Image`."""
+    if isinstance(source, dict):
+        return source["bytes"] if source.get("bytes") is not None else str(source["path"])
+    return id(source) if isinstance(source, Image.Image) else str(source)
+
+
+@contextmanager
+def named_errors(source: Image.Image | str | Path | dict):
+    """Turn what PIL raises into a `ValueError` that names the image."""
+    try:
+        yield
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        name = (source.get("path") or "image bytes") if isinstance(source, dict) else source
+        raise ValueError(f"{name} could not be decoded ({error}). Replace the file, or leave its row out.") from error
 
 
 def load_image(source: Image.Image | str | Path | dict) -> Image.Image:
@@ -20,16 +45,9 @@ def load_image(source: Image.Image | str | Path | dict) -> Image.Image:
     Raises:
         ValueError: If the file is missing, truncated or not an image.
     """
-    if isinstance(source, dict):
-        name = source.get("path") or "image bytes"
-        file = io.BytesIO(source["bytes"]) if source.get("bytes") is not None else source["path"]
-    else:
-        name = file = source
-    try:
-        image = file if isinstance(file, Image.Image) else Image.open(file)
+    with named_errors(source):
+        image = open_image(source)
         image.load()  # `Image.open` reads the header only: a truncated file shows itself here
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} could not be decoded ({error}). Replace the file, or leave its row out.") from error
 
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # PIL would clip 16-bit values at 255 and return a white image

@@ -14,6 +14,8 @@ class VisionModelConfig(ModelConfig):
         max_pixels (`int`, *optional*, defaults to `1003520`):
             Larger images are scaled down to this many pixels. One visual token of Qwen2.5-VL is 28 x 28 pixels, so this
             is 1,280 tokens; the limit in the hub's checkpoints is 16,384.
+        share_prefixes (`bool`, *optional*, defaults to `True`):
+            Whether the tokens and images that rows of a batch have in common are computed once.
     """
 
     max_pixels: int = field(
@@ -22,4 +24,8 @@ class VisionModelConfig(ModelConfig):
             "help": "Larger images are scaled down to this many pixels. One visual token of Qwen2.5-VL is 28 x 28 "
             "pixels, so this is 1,280 tokens; the limit in the hub's checkpoints is 16,384."
         },
+    )
+    share_prefixes: bool = field(
+        default=True,
+        metadata={"help": "Whether the tokens and images that rows of a batch have in common are computed once."},
     )

@@ -1,12 +1,17 @@
 """A trained reward model as a function from prompts, responses and images to scores."""
 
+from collections import defaultdict
+from collections.abc import Iterator
+
 import torch
 from tqdm import tqdm
 from transformers import AutoProcessor, ProcessorMixin
 
 from .checkpoints import load_value_head
-from .encoding import as_messages, encode_conversations, text_of
+from .encoding import as_messages, count_visual_tokens, encode_conversations, text_of
+from .images import image_key
 from .modeling_qwen2_5_vl import Qwen2_5_VLForSequenceClassification
+from .prefix_sharing import share_prefixes
 
 
 class RewardScorer:
@@ -18,8 +23,9 @@ class RewardScorer:
             The reward model.
         processor ([`~transformers.ProcessorMixin`]):
             The processor it was trained with.
-        batch_size (`int`, *optional*, defaults to `32`):
-            Responses per forward pass. Work is sorted by length first; the scores come back in the caller's order.
+        max_batch_tokens (`int`, *optional*, defaults to `16384`):
+            Tokens of text and images in a forward pass, those of a prompt once for all of its responses there. A single
+            response may be longer. Work is sorted by length first; the scores come back in the caller's order.
         max_length (`int`, *optional*):
             Refuse a response that takes more tokens than this together with its prompt and images.
         bias (`float`, *optional*, defaults to `0.0`):
@@ -41,22 +47,25 @@ class RewardScorer:
         self,
         model: Qwen2_5_VLForSequenceClassification,
         processor: ProcessorMixin,
-        batch_size: int = 32,
+        max_batch_tokens: int = 16384,
         max_length: int | None = None,
         bias: float = 0.0,
     ):
         self.model = model.eval()
         self.processor = processor
-        self.batch_size = batch_size
+        self.max_batch_tokens = max_batch_tokens
         self.max_length = max_length
         self.bias = bias
         self.__name__ = "reward_model"  # GRPOTrainer names its log columns by it
 
     @classmethod
-    def from_pretrained(cls, path: str, batch_size: int = 32, max_length: int | None = None, **model_kwargs):
+    def from_pretrained(
+        cls, path: str, max_batch_tokens: int = 16384, max_length: int | None = None, **model_kwargs
+    ) -> "RewardScorer":
         """
         Load model and processor from a checkpoint of this project, or from one with its head in
-        `value_head.safetensors`, such as Skywork-VL-Reward-7B.
+        `value_head.safetensors`, such as Skywork-VL-Reward-7B. The model computes what responses have in common once,
+        see [`share_prefixes`].
 
         Raises:
             ValueError: If the checkpoint holds no trained reward head.
@@ -71,7 +80,7 @@ class RewardScorer:
                 raise ValueError(f"{path} holds no trained reward head: its scores would be random. Train one first.")
             weight, bias = value_head
             model.score.weight.data.copy_(weight)
-        return cls(model, AutoProcessor.from_pretrained(path), batch_size, max_length, bias)
+        return cls(share_prefixes(model), AutoProcessor.from_pretrained(path), max_batch_tokens, max_length, bias)
 
     @torch.inference_mode()
     def __call__(self, prompts: list, completions: list, images: list | None = None, **kwargs) -> list[float]:
@@ -90,10 +99,9 @@ class RewardScorer:
         """
         images = images if images is not None else [[]] * len(prompts)
         rows = list(zip(prompts, completions, images, strict=True))
-        order = sorted(range(len(rows)), key=lambda i: len(text_of(as_messages(*rows[i][:2]))))
         scores = [0.0] * len(rows)
-        for start in tqdm(range(0, len(rows), self.batch_size), desc="Scoring", disable=len(rows) <= self.batch_size):
-            indices = order[start : start + self.batch_size]
+        progress = tqdm(total=len(rows), desc="Scoring", disable=len(rows) < 100)
+        for indices in self._batches(rows):
             batch = encode_conversations(
                 self.processor,
                 [as_messages(*rows[i][:2]) for i in indices],
@@ -104,4 +112,33 @@ class RewardScorer:
             logits = self.model(**batch.to(self.model.device), use_cache=False).logits
             for i, score in zip(indices, logits.squeeze(-1).tolist(), strict=True):
                 scores[i] = score + self.bias
+            progress.update(len(indices))
         return scores
+
+    def _batches(self, rows: list[tuple]) -> Iterator[list[int]]:
+        """Cut rows of prompt, completion and images into batches by their tokens, a prompt's completions together."""
+        completion_tokens = self._text_tokens([as_messages([], completion) for _, completion, _ in rows])
+        groups = defaultdict(list)
+        for i, (prompt, _, images) in enumerate(rows):
+            groups[(text_of(as_messages(prompt, [])), *map(image_key, images))].append(i)
+        prompt_tokens = self._text_tokens([as_messages(rows[indices[0]][0], []) for indices in groups.values()])
+        group_tokens = [
+            tokens + count_visual_tokens(self.processor, f"completion {indices[0]}", rows[indices[0]][2])
+            for tokens, indices in zip(prompt_tokens, groups.values(), strict=True)
+        ]
+        batch, batch_tokens = [], 0
+        for tokens, indices in sorted(zip(group_tokens, groups.values(), strict=True)):
+            shared = tokens
+            for i in sorted(indices, key=completion_tokens.__getitem__):
+                if batch and batch_tokens + shared + completion_tokens[i] > self.max_batch_tokens:
+                    yield batch
+                    batch, batch_tokens, shared = [], 0, tokens
+                batch.append(i)
+                batch_tokens += shared + completion_tokens[i]
+                shared = 0
+        if batch:
+            yield batch
+
+    def _text_tokens(self, conversations: list[list[dict]]) -> list[int]:
+        texts = [text_of(messages) for messages in conversations]
+        return [len(ids) for ids in self.processor.tokenizer(texts)["input_ids"]] if texts else []

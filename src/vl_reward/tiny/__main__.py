@@ -14,7 +14,15 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_
 
 from ..sampler import ResponseSampler
 from .digits import compose, compose_text
-from .preferences import PREFERENCE_FEATURES, PROMPT_FEATURES, corrupted_pairs, policy_pairs, prompt_rows
+from .preferences import (
+    PREFERENCE_FEATURES,
+    PROMPT_FEATURES,
+    as_png,
+    corrupted_pairs,
+    policy_pairs,
+    prompt_rows,
+    shuffle_questions,
+)
 
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -24,9 +32,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny"))
     parser.add_argument("--seed", type=int, default=0, help="Which questions are composed. The split stays.")
-    parser.add_argument("--n_pairs", type=int, default=32000, help="Corrupted image pairs to train on.")
-    parser.add_argument("--n_policy_prompts", type=int, default=1500, help="Prompts to take wrong policy samples from.")
-    parser.add_argument("--n_text_pairs", type=int, default=4000, help="Text-only pairs to train on, in stage 2.")
+    parser.add_argument("--n_questions", type=int, default=16000, help="Image questions to train on.")
+    parser.add_argument("--n_policy_questions", type=int, default=1500, help="Questions to sample wrong answers to.")
+    parser.add_argument("--n_text_questions", type=int, default=2000, help="Text-only questions to train on.")
+    parser.add_argument("--per_question", type=int, default=4, help="Training pairs of a question, at most.")
     parser.add_argument("--n_prompts", type=int, default=2000, help="Prompts to sample on, for MPO.")
     parser.add_argument("--n_test", type=int, default=600, help="Test prompts, and test pairs of each kind.")
     args = parser.parse_args()
@@ -41,10 +50,13 @@ def main():
 
     # Seeds are spaced so that no two streams of questions are the same.
     seed = 100 * args.seed
+    train = (
+        corrupted_pairs(compose("preference", seed), args.n_questions, seed, args.per_question, hard=True)
+        + policy_pairs(sampler, "preference", args.n_policy_questions, seed + 1, args.per_question)
+        + corrupted_pairs(compose_text(seed + 2), args.n_text_questions, seed + 2, args.per_question, hard=True)
+    )
     preferences = {
-        "train": corrupted_pairs(compose("preference", seed), args.n_pairs, seed)
-        + policy_pairs(sampler, "preference", args.n_policy_prompts, seed + 1)
-        + corrupted_pairs(compose_text(seed + 2), args.n_text_pairs, seed + 2),
+        "train": shuffle_questions(train, seed),
         "test": corrupted_pairs(compose("test", seed + 3), 2 * args.n_test, seed + 3)
         + policy_pairs(sampler, "test", args.n_test, seed + 4)
         + corrupted_pairs(compose_text(seed + 5), args.n_test // 2, seed + 5),
@@ -57,7 +69,7 @@ def main():
         ("preferences", preferences, PREFERENCE_FEATURES),
         ("prompts", prompts, PROMPT_FEATURES),
     ):
-        dataset = DatasetDict({split: Dataset.from_list(rows, features) for split, rows in splits.items()})
+        dataset = DatasetDict({split: Dataset.from_list(as_png(rows), features) for split, rows in splits.items()})
         dataset.save_to_disk(args.output_dir / name)
         print(f"{args.output_dir / name}: {', '.join(f'{len(rows):,} {split}' for split, rows in splits.items())}")
 

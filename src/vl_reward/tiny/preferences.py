@@ -1,6 +1,7 @@
 """Preference pairs about digits: a right response against a corrupted one, or against the policy's own wrong sample."""
 
 import hashlib
+import io
 import itertools
 import random
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ def content_id(row: dict, *texts: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def corrupt(row: dict, rng: random.Random) -> tuple[str, str]:
+def corrupt(row: dict, rng: random.Random, hard: bool = False) -> tuple[str, str]:
     """
     A wrong response to a question, as `(name of the error, response)`:
 
@@ -43,9 +44,13 @@ def corrupt(row: dict, rng: random.Random) -> tuple[str, str]:
       responses of such a pair are equally likely as texts: "equal" is left out since its digits are not independent.
     - `wrong_answer`: the digits are read right, and the answer does not follow.
     - `wrong_format`: no answer is given.
+
+    `hard` makes half of the errors wrong answers, and half of those such as a policy makes: off by one or two, or right
+    for another question.
     """
     first, second, kind = row["first"], row["second"], row["kind"]
-    error = rng.choices(["misread", "wrong_answer", "wrong_format"], [0.65, 0.3, 0.05])[0]
+    shares = [0.45, 0.5, 0.05] if hard else [0.65, 0.3, 0.05]
+    error = rng.choices(["misread", "wrong_answer", "wrong_format"], shares)[0]
     if error == "misread" and kind != "equal":
         if rng.random() < 0.5:
             first = rng.choice([digit for digit in range(10) if digit != first])
@@ -56,9 +61,14 @@ def corrupt(row: dict, rng: random.Random) -> tuple[str, str]:
         return error, f"I see {first} and {second}."
     if kind in ("equal", "more"):
         return "wrong_answer", respond(first, second, "no" if row["answer"] == "yes" else "yes")
-    top = 18 if kind == "sum" else 9
-    wrong = rng.choice([number for number in range(top + 1) if str(number) != row["answer"]])
-    return "wrong_answer", respond(first, second, str(wrong))
+    wrong = range(19 if kind == "sum" else 10)
+    if hard and rng.random() < 0.5:
+        slips = {first, second, first + second, abs(first - second)}
+        slips |= {int(row["answer"]) + step for step in (-2, -1, 1, 2)}
+        wrong = sorted(slip for slip in slips if slip >= 0)
+    return "wrong_answer", respond(
+        first, second, str(rng.choice([number for number in wrong if str(number) != row["answer"]]))
+    )
 
 
 def preference_row(row: dict, source: str, rejected: str) -> dict:
@@ -74,25 +84,52 @@ def preference_row(row: dict, source: str, rejected: str) -> dict:
     }
 
 
-def corrupted_pairs(rows: Iterator[dict], n: int, seed: int) -> list[dict]:
-    """`n` pairs of a right and a corrupted response. The source is `image/<error>` or `text/<error>`."""
+def corrupted_pairs(
+    rows: Iterator[dict], n_questions: int, seed: int, per_question: int = 1, hard: bool = False
+) -> list[dict]:
+    """
+    Pairs of a right response and a corrupted one, up to `per_question` different ones of each question, next to each
+    other. The source is `image/<error>` or `text/<error>`.
+    """
     rng, pairs = random.Random(seed), []
-    for row in itertools.islice(rows, n):
-        error, rejected = corrupt(row, rng)
-        pairs.append(preference_row(row, f"{'image' if row['images'] else 'text'}/{error}", rejected))
+    for row in itertools.islice(rows, n_questions):
+        modality = "image" if row["images"] else "text"
+        errors = [corrupt(row, rng, hard) for _ in range(per_question)]
+        sources = {rejected: f"{modality}/{error}" for error, rejected in errors}
+        pairs += [preference_row(row, source, rejected) for rejected, source in sources.items()]
     return pairs
 
 
-def policy_pairs(sampler: ResponseSampler, split: str, n_prompts: int, seed: int) -> list[dict]:
-    """Pairs of a right response and the policy's own wrong sample, by the verifier: the first of its four."""
-    rows = list(itertools.islice(compose(split, seed), n_prompts))
+def policy_pairs(
+    sampler: ResponseSampler, split: str, n_questions: int, seed: int, per_question: int = 1
+) -> list[dict]:
+    """Pairs of a right response and the policy's own wrong samples, by the verifier: the first few of its four."""
+    rows = list(itertools.islice(compose(split, seed), n_questions))
     responses, finish_reasons = sampler([row["question"] for row in rows], [row["images"] for row in rows], 4)
     pairs = []
     for row, samples, reasons in zip(rows, responses, finish_reasons, strict=True):
         finished = dict.fromkeys(text for text, reason in zip(samples, reasons, strict=True) if reason == "stop")
         wrong = [text for text in finished if text.strip() and extract_answer(text) != row["answer"]]
-        pairs += [preference_row(row, "image/policy_sample", text) for text in wrong[:1]]
+        pairs += [preference_row(row, "image/policy_sample", text) for text in wrong[:per_question]]
     return pairs
+
+
+def shuffle_questions(pairs: list[dict], seed: int) -> list[dict]:
+    """Shuffle pairs, but keep those of one question next to each other: they are computed once in one batch."""
+    questions = [list(group) for _, group in itertools.groupby(pairs, key=lambda pair: id(pair["images"]))]
+    random.Random(seed).shuffle(questions)
+    return list(itertools.chain.from_iterable(questions))
+
+
+def as_png(rows: list[dict]) -> list[dict]:
+    """Encode the images of rows, each image once, as `datasets` stores them."""
+    encoded = {}
+    for row in rows:
+        for image in row["images"]:
+            if id(image) not in encoded:
+                image.save(buffer := io.BytesIO(), "PNG", compress_level=1)
+                encoded[id(image)] = {"bytes": buffer.getvalue(), "path": None}
+    return [{**row, "images": [encoded[id(image)] for image in row["images"]]} for row in rows]
 
 
 def prompt_rows(split: str, n: int, seed: int) -> list[dict]:

@@ -1,0 +1,295 @@
+"""
+What prefix sharing saves: a training step of a reward pair, a training step of MPO, and scoring K responses, by
+
+- `rows`: every row computed separately, as TRL does;
+- `value_head`: a full causal LM with a value head on every position, as value-head reward models are scored;
+- `cache`: the prompt's keys and values computed once, then expanded to K rows (the other way of sharing; scoring only);
+- `shared`: this project's `share_prefixes`.
+
+```bash
+python bench/prefix_sharing.py --output_dir docs/prefix_sharing
+```
+
+The model is random, with decoder, vocabulary and vision tower in the proportions of Qwen2.5-VL-7B. The ways take turns
+within one run, and the ratio is the median, over the rounds, of the time by `rows` over the time by the way. Writes
+`results.json` and `results.png` (needs matplotlib).
+"""
+
+import argparse
+import functools
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from torch.nn.functional import log_softmax, logsigmoid
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from vl_reward import Qwen2_5_VLForSequenceClassification, share_prefixes, unshare_prefixes
+
+
+VOCAB, LAYERS, WIDTH, MLP, HEADS, KV_HEADS = 6144, 8, 512, 2688, 8, 2
+VISION = {"depth": 4, "hidden_size": 320, "intermediate_size": 864, "num_heads": 5, "fullatt_block_indexes": [3]}
+IMAGE, PROMPT_TEXT = 1, 32  # the image token's id, and tokens of text in a prompt
+
+
+def build_config() -> Qwen2_5_VLConfig:
+    return Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": VOCAB,
+            "hidden_size": WIDTH,
+            "intermediate_size": MLP,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS,
+            "num_key_value_heads": KV_HEADS,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]},
+            "bos_token_id": None,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+        },
+        vision_config={**VISION, "out_hidden_size": WIDTH},
+        image_token_id=IMAGE,
+        video_token_id=3,
+        vision_start_token_id=4,
+        vision_end_token_id=5,
+    )
+
+
+def build_batch(k: int, visual: int, response: int) -> dict:
+    """`k` responses of equal length to one prompt with one square image."""
+    side = 2 * round(visual**0.5)
+    text = torch.randint(10, VOCAB, (PROMPT_TEXT,))
+    prompt = torch.cat([text[:4], torch.full((visual,), IMAGE), text[4:]])
+    input_ids = torch.cat([prompt.expand(k, -1), torch.randint(10, VOCAB, (k, response))], dim=1)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": torch.ones_like(input_ids),
+        "mm_token_type_ids": (input_ids == IMAGE).int(),
+        "pixel_values": torch.randn(side * side, 1176).repeat(k, 1),
+        "image_grid_thw": torch.tensor([[1, side, side]] * k),
+    }
+
+
+def operations(k: int, visual: int, response: int, shared: bool) -> dict[str, float]:
+    """Multiplications and additions of one forward pass: of the decoder over k rows, and of the vision tower."""
+    prompt, rows, images = PROMPT_TEXT + visual, k, 1 if shared else k
+    prompts = 1 if shared else k
+    tokens = prompts * prompt + rows * response
+    pairs = prompts * prompt**2 / 2 + rows * response * (prompt + response / 2)  # of a query and a key before it
+    head_dim = WIDTH // HEADS
+    linear = 2 * WIDTH * (2 * WIDTH + 2 * KV_HEADS * head_dim + 3 * MLP)
+    width, patches = VISION["hidden_size"], 4 * visual
+    vision = patches * VISION["depth"] * 2 * (4 * width**2 + 3 * width * VISION["intermediate_size"])
+    vision += patches * 2 * 1176 * width + 4 * width * (patches**2 + (VISION["depth"] - 1) * patches * 64)
+    vision += visual * 2 * (4 * width) * (4 * width + WIDTH)
+    return {"decoder": LAYERS * (tokens * linear + 4 * WIDTH * pairs), "vision": images * vision}
+
+
+def ideal_ratio(workload: str, k: int, visual: int, response: int) -> float:
+    """The ratio if time went with operations. A frozen vision tower has no backward pass, a decoder's costs twice."""
+    passes = {"reward": (3, 1), "mpo": (4, 2), "score": (1, 1)}[workload]  # of the decoder, of the tower
+
+    def total(shared):
+        count = operations(k, visual, response, shared)
+        logits = 2 * VOCAB * WIDTH * k * response if workload == "mpo" else 0  # nothing to share: each token its own
+        return passes[0] * (count["decoder"] + logits) + passes[1] * count["vision"]
+
+    return total(shared=False) / total(shared=True)
+
+
+def reward_step(model, batch, response, share):
+    chosen, rejected = (share_prefixes if share else unshare_prefixes)(model)(**batch).logits.chunk(2)
+    (-logsigmoid(chosen - rejected).mean()).backward()
+
+
+def value_head_step(models, batch):
+    policy, value_head = models
+    outputs = unshare_prefixes(policy)(**batch, output_hidden_states=True, use_cache=False)
+    chosen, rejected = value_head(outputs.hidden_states[-1])[:, -1].chunk(2)
+    (-logsigmoid(chosen - rejected).mean() + 0 * outputs.logits.sum()).backward()
+
+
+def completion_log_probs(model, batch, response, share):
+    outputs = (share_prefixes if share else unshare_prefixes)(model)(
+        **batch, use_cache=False, logits_to_keep=response + 1
+    )
+    labels = batch["input_ids"][:, -response:]
+    return log_softmax(outputs.logits[:, :-1], dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1).sum(1)
+
+
+def mpo_step(models, batch, response, share):
+    policy, reference = models
+    with torch.no_grad():
+        ref_chosen, ref_rejected = completion_log_probs(reference, batch, response, share).chunk(2)
+    chosen, rejected = completion_log_probs(policy, batch, response, share).chunk(2)
+    chosen_reward, rejected_reward = 0.1 * (chosen - ref_chosen), 0.1 * (rejected - ref_rejected)
+    dpo = -logsigmoid(chosen_reward - rejected_reward).mean()
+    bco = -(logsigmoid(chosen_reward) + logsigmoid(-rejected_reward)).mean()
+    (0.8 * dpo + 0.2 * bco - (chosen / response).mean()).backward()
+
+
+@torch.no_grad()
+def score(model, batch, response, share):
+    return (share_prefixes if share else unshare_prefixes)(model)(**batch, use_cache=False).logits
+
+
+@torch.no_grad()
+def score_value_head(models, batch):
+    policy, value_head = models
+    return value_head(unshare_prefixes(policy)(**batch, output_hidden_states=True, use_cache=False).hidden_states[-1])
+
+
+@torch.no_grad()
+def score_cache(model, batch, response):
+    """The prompt's cache, expanded. Positions are given: the model's own `rope_deltas` belong to its last prompt."""
+    backbone, k = unshare_prefixes(model).model, len(batch["input_ids"])
+    first = {key: batch[key][:1] for key in ("input_ids", "attention_mask", "mm_token_type_ids", "image_grid_thw")}
+    positions, _ = backbone.get_rope_index(**first)
+    patches = len(batch["pixel_values"]) // k
+    prompt = {key: first[key][:, :-response] for key in ("input_ids", "attention_mask", "mm_token_type_ids")}
+    cache = backbone(
+        **prompt,
+        pixel_values=batch["pixel_values"][:patches],
+        image_grid_thw=first["image_grid_thw"],
+        use_cache=True,
+    ).past_key_values
+    cache.batch_repeat_interleave(k)
+    outputs = backbone(
+        input_ids=batch["input_ids"][:, -response:],
+        attention_mask=batch["attention_mask"],
+        position_ids=positions[:, :, -response:].expand(-1, k, -1),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return model.score(outputs.last_hidden_state[:, -1])
+
+
+def peak_memory(function) -> float:
+    """MiB that a call takes at its peak, above what was there before it (Linux)."""
+    status = Path("/proc/self/status")
+
+    def read(field):
+        return int(next(line for line in status.read_text().splitlines() if line.startswith(field)).split()[1]) / 1024
+
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    before = read("VmRSS")
+    function()
+    return read("VmHWM") - before
+
+
+def measure(ways: dict, parameters, rounds: int, seconds: float) -> dict[str, dict]:
+    """Let the ways take turns, for some rounds or until `seconds` are over."""
+
+    def clear():
+        for parameter in parameters:
+            parameter.grad = None
+
+    memory = {}
+    for name, way in ways.items():  # also the warm-up
+        memory[name] = peak_memory(way)
+        clear()
+    times, start = {name: [] for name in ways}, time.perf_counter()
+    while len(times["rows"]) < rounds and (not times["rows"] or time.perf_counter() - start < seconds):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - began)
+            clear()
+    return {
+        name: {
+            "seconds": statistics.median(values),
+            "ratio": statistics.median(rows / own for rows, own in zip(times["rows"], values, strict=True)),
+            "peak_mib": memory[name],
+            "rounds": len(values),
+        }
+        for name, values in times.items()
+    }
+
+
+def plot(cells: list[dict], path: Path) -> None:
+    """Time to score K responses, one panel for each number of visual tokens, responses of the shortest length."""
+    shortest = min(cell["response_tokens"] for cell in cells)
+    scoring = [c for c in cells if c["workload"] == "score" and c["response_tokens"] == shortest]
+    sizes = sorted({cell["visual_tokens"] for cell in scoring})
+    figure, axes = plt.subplots(1, len(sizes), figsize=(4 * len(sizes), 3.5), squeeze=False)
+    for axis, visual in zip(axes[0], sizes, strict=True):
+        for way in ("rows", "value_head", "cache", "shared"):
+            points = sorted((c["k"], c["ways"][way]["seconds"]) for c in scoring if c["visual_tokens"] == visual)
+            axis.plot(*zip(*points, strict=True), marker="o", label=way)
+        axis.set(title=f"{visual} visual tokens", xlabel=f"K responses of {shortest} tokens", ylabel="seconds")
+    axes[0][0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=Path("docs/prefix_sharing"))
+    parser.add_argument("--visual_tokens", type=int, nargs="+", default=[64, 256, 1024])
+    parser.add_argument("--response_tokens", type=int, nargs="+", default=[64, 256, 1024])
+    parser.add_argument("--k", type=int, nargs="+", default=[2, 4, 8, 16, 32])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=15.0, help="Start no new round of a cell after this.")
+    args = parser.parse_args()
+
+    torch.manual_seed(0)
+    reward_model = Qwen2_5_VLForSequenceClassification(build_config())
+    policy = Qwen2_5_VLForConditionalGeneration(build_config())
+    reference = Qwen2_5_VLForConditionalGeneration(build_config()).requires_grad_(False)
+    value_head = torch.nn.Linear(WIDTH, 1)
+    for model in (reward_model, policy):
+        model.model.visual.requires_grad_(False)
+        model.model.visual.merger.requires_grad_(True)
+    parameters = [*reward_model.parameters(), *policy.parameters(), *value_head.parameters()]
+
+    cells = []
+    for visual in args.visual_tokens:
+        for response in args.response_tokens:
+            for workload, k in [("reward", 2), ("mpo", 2), *(("score", k) for k in args.k)]:
+                batch = build_batch(k, visual, response)
+                step, models = {
+                    "reward": (reward_step, reward_model),
+                    "mpo": (mpo_step, (policy, reference)),
+                    "score": (score, reward_model),
+                }[workload]
+                ways = {
+                    "rows": functools.partial(step, models, batch, response, share=False),
+                    "shared": functools.partial(step, models, batch, response, share=True),
+                }
+                if workload == "reward":
+                    ways["value_head"] = functools.partial(value_head_step, (policy, value_head), batch)
+                if workload == "score":
+                    ways["value_head"] = functools.partial(score_value_head, (policy, value_head), batch)
+                    ways["cache"] = functools.partial(score_cache, reward_model, batch, response)
+                    expected = ways["rows"]()
+                    for name in ("shared", "cache"):
+                        assert torch.allclose(ways[name](), expected, atol=1e-4), f"{name} gives other scores"
+                measured = measure(ways, parameters, args.rounds, args.seconds)
+                ideal = ideal_ratio(workload, k, visual, response)
+                tokens = {"rows": batch["input_ids"].numel(), "shared": PROMPT_TEXT + visual + k * response}
+                cells.append(
+                    {"workload": workload, "k": k, "visual_tokens": visual, "response_tokens": response}
+                    | {"tokens": tokens, "ideal_ratio": ideal, "ways": measured}
+                )
+                own = measured["shared"]
+                print(
+                    f"{workload:6} K={k:<2} visual={visual:<4} response={response:<4} "
+                    f"tokens {tokens['rows']:>6} -> {tokens['shared']:<6} "
+                    f"{measured['rows']['seconds']:7.2f} s -> {own['seconds']:6.2f} s  "
+                    f"ratio {own['ratio']:5.2f} of ideal {ideal:5.2f} ({own['ratio'] / ideal:4.0%})  "
+                    + "  ".join(f"{name} {way['ratio']:.2f}" for name, way in measured.items() if name != "rows")
+                    + f"  MiB {measured['rows']['peak_mib']:.0f} -> {own['peak_mib']:.0f}",
+                    flush=True,
+                )
+
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    report = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cpus": os.cpu_count(), "cells": cells}
+    (args.output_dir / "results.json").write_text(json.dumps(report, indent=1) + "\n")
+    plot(cells, args.output_dir / "results.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The distinct tokens of a batch, packed without padding, and attention over them."""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import eager_attention_forward
+
+
+PREFIX = "prefix_sharing|"  # + the attention implementation that does the work
+
+
+@dataclass
+class Branches:
+    """
+    New tokens of several rows, padded to equal lengths, and what they attend to.
+
+    Args:
+        queries (`torch.LongTensor` of shape `(num_rows, query_length)`):
+            Packed positions of each row's new tokens, the last one repeated as padding.
+        keys (`torch.LongTensor` of shape `(num_rows, key_length)`):
+            Packed positions of the row's whole path, from its first token to its last.
+        mask (`torch.BoolTensor` of shape `(num_rows, 1, query_length, key_length)`):
+            Whether a query may attend to a key: to itself and to what comes before it in its row.
+    """
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    mask: torch.Tensor
+
+
+@dataclass
+class PackedRows:
+    """
+    The distinct tokens of a batch. It is handed to the decoder in the attention mask's place, so no attention function
+    but [`packed_attention`] can take it for a mask and go on.
+
+    Args:
+        source (`torch.LongTensor` of shape `(num_packed,)`):
+            Where in the flattened batch each packed token is taken from.
+        unpack (`torch.LongTensor` of shape `(batch_size, seq_len)`):
+            The packed position of each token of the batch; 0 at padding.
+        branches (`list[Branches]`):
+            The packed tokens, in groups of rows with about as many new tokens each.
+        order (`torch.LongTensor` of shape `(num_packed,)`):
+            Where in the flattened and concatenated queries of `branches` each packed token is.
+    """
+
+    source: torch.Tensor
+    unpack: torch.Tensor
+    branches: list[Branches]
+    order: torch.Tensor
+
+    @classmethod
+    def from_rows(cls, codes: torch.Tensor, position_ids: torch.Tensor, attended: torch.Tensor) -> "PackedRows":
+        """
+        Args:
+            codes (`torch.LongTensor` of shape `(batch_size, seq_len)`):
+                A number for what is embedded at each token.
+            position_ids (`torch.LongTensor` of shape `(3, batch_size, seq_len)`):
+                M-RoPE positions. Tokens are equal if their codes and positions are, and all before them.
+            attended (`torch.BoolTensor` of shape `(batch_size, seq_len)`):
+                False for padding, which is left out.
+        """
+        tokens = torch.stack([codes, *position_ids], dim=-1).int().cpu().numpy()
+        columns = [np.flatnonzero(row) for row in attended.cpu().numpy()]
+        rows = [np.ascontiguousarray(row[used]) for row, used in zip(tokens, columns, strict=True)]
+
+        # In sorted order a row shares most with the one just before it.
+        source, unpack, paths = [], np.zeros(codes.shape, dtype=np.int64), []
+        last_row, last_path, num_packed = rows[0][:0], np.arange(0), 0
+        for i in sorted(range(len(rows)), key=lambda i: rows[i].tobytes()):
+            overlap = min(len(rows[i]), len(last_row))
+            different = (rows[i][:overlap] != last_row[:overlap]).any(axis=1)
+            shared = int(different.argmax()) if different.any() else overlap
+            num_new = len(rows[i]) - shared
+            last_path = np.concatenate([last_path[:shared], np.arange(num_packed, num_packed + num_new)])
+            last_row = rows[i]
+            num_packed += num_new
+            source.append(columns[i][shared:] + i * codes.shape[1])
+            unpack[i, columns[i]] = last_path
+            if num_new:
+                paths.append((num_new, last_path))
+
+        # Rows are padded to the longest of their group, so a group ends where half of a row would be padding.
+        groups: list[list] = []
+        for num_new, path in sorted(paths, key=lambda entry: -entry[0]):
+            if not groups or 2 * num_new < groups[-1][0][0]:
+                groups.append([])
+            groups[-1].append((num_new, path))
+        order, start, branches = np.empty(num_packed, dtype=np.int64), 0, []
+        for group in groups:
+            query_length, key_length = group[0][0], max(len(path) for _, path in group)
+            ends = np.array([len(path) - 1 for _, path in group])[:, None]
+            firsts = np.array([len(path) - num_new for num_new, path in group])[:, None]
+            places = np.minimum(firsts + np.arange(query_length), ends)  # of the queries, within their rows
+            keys = np.stack([np.pad(path, (0, key_length - len(path)), mode="edge") for _, path in group])
+            queries = np.take_along_axis(keys, places, axis=1)
+            mask = np.arange(key_length) <= places[:, :, None]
+            branches.append([queries, keys, mask[:, None]])
+            for number, (num_new, path) in enumerate(group):
+                order[path[-num_new:]] = start + number * query_length + np.arange(num_new)
+            start += queries.size
+
+        def to_device(array):
+            return torch.from_numpy(array).to(codes.device)
+
+        return cls(
+            to_device(np.concatenate(source)),
+            to_device(unpack),
+            [Branches(*map(to_device, arrays)) for arrays in branches],
+            to_device(order),
+        )
+
+
+def packed_attention(plain, module, query, key, value, attention_mask, **kwargs):
+    """
+    Attention over packed tokens: each row's new tokens attend to the row's path, by the implementation `plain`.
+
+    Queries, keys and values are of shape `(1, num_heads, num_packed, head_dim)`, the output is of shape
+    `(1, num_packed, num_heads, head_dim)`.
+    """
+    if not isinstance(attention_mask, PackedRows):
+        return plain(module, query, key, value, attention_mask, **kwargs)
+
+    def gather(states, positions):
+        states = states[0].transpose(0, 1).index_select(0, positions.flatten())
+        return states.view(*positions.shape, *states.shape[1:]).transpose(1, 2)
+
+    outputs = []
+    for branches in attention_mask.branches:
+        mask = branches.mask
+        if plain is eager_attention_forward:  # which adds its mask
+            mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
+        keys, values = gather(key, branches.keys), gather(value, branches.keys)
+        output, _ = plain(module, gather(query, branches.queries), keys, values, mask, **kwargs)
+        outputs.append(output.flatten(0, 1))
+    return torch.cat(outputs).index_select(0, attention_mask.order)[None], None
+
+
+ATTENTION = {"sdpa": ALL_ATTENTION_FUNCTIONS["sdpa"], "eager": eager_attention_forward}
+for name, function in ATTENTION.items():
+    AttentionInterface.register(PREFIX + name, functools.partial(packed_attention, function))
+    AttentionMaskInterface.register(PREFIX + name, ALL_MASK_ATTENTION_FUNCTIONS[name])

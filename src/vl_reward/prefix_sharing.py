@@ -1,0 +1,206 @@
+"""
+One prompt, many responses, computed once.
+
+Rows of a batch that begin with the same tokens and the same images at the same positions have the same hidden states
+there: two responses to one prompt, or K candidates of it, differ in their own tokens only. [`share_prefixes`] makes the
+backbone compute each distinct token once. It packs a batch into the tree of its rows, without padding, runs the decoder
+on the packed tokens, and gathers the hidden states back into rows:
+
+    rows in    [P | c]        packed   [P | c | r]        attention   a row's new tokens attend to its whole path
+               [P | r]                                    rows out    [P | c], [P | r]
+
+Everything above the backbone (heads, losses, trainers, collators) sees the rows it always saw, and everything below
+(embedding, decoder layers, vision tower) is transformers' own. The gather is differentiable, so gradients are those of
+the plain computation.
+"""
+
+import functools
+import logging
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+from transformers.utils import can_return_tuple
+
+from .packed_rows import ATTENTION, PREFIX, PackedRows
+
+
+logger = logging.getLogger(__name__)
+
+WORTH_IT = 0.95  # of the tokens and paddings of a batch: above this the plain computation is as fast
+PLAIN_ONLY = (
+    "position_ids",
+    "past_key_values",
+    "inputs_embeds",
+    "use_cache",
+    "pixel_values_videos",
+    "mm_encoder_outputs",
+    "output_attentions",
+    "output_hidden_states",
+)
+
+
+def unique_images(pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> tuple[list[int], list[int]]:
+    """
+    Find equal images in a batch.
+
+    Returns:
+        `tuple[list[int], list[int]]`: the images to keep, by their place in the batch; and for each image of the batch
+        which of the kept ones it equals.
+    """
+    patches = pixel_values.split(image_grid_thw.prod(-1).tolist())
+    bits = {8: torch.int64, 4: torch.int32, 2: torch.int16}[pixel_values.element_size()]
+    sums = torch.stack([image.contiguous().view(bits).sum(dtype=torch.int64) for image in patches]).tolist()
+    kept, same_as, candidates = [], [], {}
+    for i, (grid, total) in enumerate(zip(image_grid_thw.tolist(), sums, strict=True)):
+        alike = candidates.setdefault((*grid, total), [])
+        match = next((number for number in alike if torch.equal(patches[kept[number]], patches[i])), None)
+        if match is None:
+            match = len(kept)
+            alike.append(match)
+            kept.append(i)
+        same_as.append(match)
+    return kept, same_as
+
+
+def image_codes(
+    self: Qwen2_5_VLModel, input_ids: torch.Tensor, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor
+) -> tuple[torch.Tensor | None, list[int]]:
+    """
+    Number what stands at each token: the id of a text token; past the vocabulary, for an image token, the row of its
+    features among those of the distinct images.
+
+    Returns:
+        `tuple[torch.LongTensor, list[int]]`: the numbers, of shape `(batch_size, seq_len)`, or `None` if image tokens
+        and images do not fit together; and the distinct images, by their place in the batch.
+    """
+    kept, same_as = unique_images(pixel_values, image_grid_thw)
+    lengths = (image_grid_thw.prod(-1) // self.config.vision_config.spatial_merge_size**2).tolist()
+    rows_of = torch.arange(sum(lengths[i] for i in kept)).split([lengths[i] for i in kept])
+    rows = torch.cat([rows_of[number] for number in same_as]).to(input_ids.device)
+    is_image = input_ids == self.config.image_token_id
+    if len(rows) != is_image.sum():
+        return None, kept
+    return input_ids.masked_scatter(is_image, self.config.text_config.vocab_size + rows), kept
+
+
+@can_return_tuple
+def shared_forward(
+    self: Qwen2_5_VLModel,
+    plain_forward,
+    input_ids: torch.LongTensor | None = None,
+    attention_mask: torch.Tensor | None = None,
+    pixel_values: torch.Tensor | None = None,
+    image_grid_thw: torch.LongTensor | None = None,
+    mm_token_type_ids: torch.IntTensor | None = None,
+    **kwargs,
+) -> BaseModelOutputWithPast:
+    """[`Qwen2_5_VLModel.forward`] with each distinct token and each distinct image computed once."""
+    plain = functools.partial(
+        plain_forward,
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        pixel_values=pixel_values,
+        image_grid_thw=image_grid_thw,
+        mm_token_type_ids=mm_token_type_ids,
+        **kwargs,
+    )
+    prepared_mask = attention_mask is not None and not (torch.is_tensor(attention_mask) and attention_mask.ndim == 2)
+    other_inputs = any(kwargs.get(key) is not None and kwargs[key] is not False for key in PLAIN_ONLY)
+    if input_ids is None or prepared_mask or other_inputs:
+        return plain()
+
+    codes, position_ids = input_ids, torch.arange(input_ids.shape[1], device=input_ids.device)
+    position_ids = position_ids.expand(3, *input_ids.shape)
+    if pixel_values is not None:
+        codes, kept = image_codes(self, input_ids, pixel_values, image_grid_thw)
+        if codes is None:
+            return plain()  # which says what is wrong
+        if mm_token_type_ids is not None:
+            position_ids, _ = self.get_rope_index(
+                input_ids, mm_token_type_ids, image_grid_thw=image_grid_thw, attention_mask=attention_mask
+            )
+    attended = torch.ones_like(input_ids).bool() if attention_mask is None else attention_mask.bool()
+    rows = PackedRows.from_rows(codes, position_ids, attended)
+    if not 0 < len(rows.source) <= WORTH_IT * input_ids.numel():
+        return plain()
+
+    kwargs |= {
+        "input_ids": input_ids.flatten()[rows.source][None],
+        "attention_mask": dict.fromkeys(self.config.text_config.layer_types, rows),
+        "position_ids": position_ids.flatten(1)[:, None, rows.source],
+        "use_cache": False,
+    }
+    if pixel_values is None:
+        return BaseModelOutputWithPast(last_hidden_state=plain_forward(**kwargs).last_hidden_state[0][rows.unpack])
+
+    patches = pixel_values.split(image_grid_thw.prod(-1).tolist())
+    pixels = torch.cat([patches[i] for i in kept])
+    features = torch.cat(self.get_image_features(pixels, image_grid_thw[kept], return_dict=True).pooler_output)
+    feature_rows = codes.flatten()[rows.source] - self.config.text_config.vocab_size
+    used = features[feature_rows[feature_rows >= 0]]
+    kwargs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=(used,))}
+    hidden_states = plain_forward(**kwargs).last_hidden_state[0][rows.unpack]
+    if len(used) == 0:
+        # Images that no token attends to keep the projector in the graph, which DDP and ZeRO-3 wait for.
+        hidden_states = hidden_states + 0 * features.sum()
+    return BaseModelOutputWithPast(last_hidden_state=hidden_states)
+
+
+def share_prefixes(model: nn.Module) -> nn.Module:
+    """
+    Let a Qwen2.5-VL compute each distinct token and each distinct image of a batch once, in place. Scores, losses and
+    gradients are those of the plain computation, up to rounding. Generation is left as it is.
+
+    Sharing works with `attn_implementation` `"sdpa"` and `"eager"`. With any other it stays off, with a warning.
+
+    Args:
+        model (`nn.Module`):
+            Any model around a [`~transformers.Qwen2_5_VLModel`]: [`Qwen2_5_VLForSequenceClassification`],
+            [`~transformers.Qwen2_5_VLForConditionalGeneration`], or a `PeftModel` of one of them.
+
+    Returns:
+        `nn.Module`: the same model.
+
+    Raises:
+        ValueError: If there is no `Qwen2_5_VLModel` in it.
+
+    Example:
+    ```python
+    >>> model = share_prefixes(Qwen2_5_VLForSequenceClassification.from_pretrained("Qwen/Qwen2.5-VL-7B-Instruct"))
+    ```
+    """
+    backbones = [module for module in model.modules() if isinstance(module, Qwen2_5_VLModel)]
+    if not backbones:
+        raise ValueError(
+            f"Prefixes are shared in the backbone of Qwen2.5-VL, and this {type(model).__name__} holds no "
+            "`Qwen2_5_VLModel`. Pass a Qwen2.5-VL model, or leave `share_prefixes` out."
+        )
+    for backbone in backbones:
+        text_config = backbone.language_model.config
+        implementation = text_config._attn_implementation.removeprefix(PREFIX)
+        if implementation not in ATTENTION or backbone.language_model.has_sliding_layers:
+            logger.warning(
+                f"Prefixes are not shared with attn_implementation {implementation!r}: rows that branch off a common "
+                f"prompt are attended to with {' or '.join(ATTENTION)}, without sliding windows."
+            )
+            continue
+        text_config._attn_implementation = PREFIX + implementation
+        if not is_shared(backbone):
+            backbone.forward = functools.partial(shared_forward, backbone, backbone.forward)
+    return model
+
+
+def unshare_prefixes(model: nn.Module) -> nn.Module:
+    """Undo [`share_prefixes`] and return the model."""
+    for module in model.modules():
+        if isinstance(module, Qwen2_5_VLModel) and is_shared(module):
+            module.forward = module.forward.args[1]
+            text_config = module.language_model.config
+            text_config._attn_implementation = text_config._attn_implementation.removeprefix(PREFIX)
+    return model
+
+
+def is_shared(backbone: Qwen2_5_VLModel) -> bool:
+    return isinstance(backbone.forward, functools.partial) and backbone.forward.func is shared_forward

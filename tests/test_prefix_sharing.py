@@ -1,0 +1,328 @@
+"""Prefix sharing against the plain computation: equal scores, losses and gradients, and fewer tokens computed."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from PIL import Image
+from test_mpo_trainer import make_trainer  # noqa: F401
+from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
+
+from vl_reward import (
+    DataCollatorForVisionReward,
+    Qwen2_5_VLForSequenceClassification,
+    share_prefixes,
+    unshare_prefixes,
+)
+from vl_reward.modeling_qwen2_5_vl import ScoreHead
+from vl_reward.tiny.digits import compose
+
+
+SIZES = [(56, 56), (56, 56), (112, 56), (84, 140)]  # the first two differ in their pixels alone
+
+
+@pytest.fixture(scope="module")
+def images():
+    return [Image.effect_noise(size, 80 + i).convert("RGB") for i, size in enumerate(SIZES)]
+
+
+@pytest.fixture(scope="module")
+def models(policy_path):
+    """A reward model and a policy, by name."""
+    torch.manual_seed(0)
+    return {
+        "reward": Qwen2_5_VLForSequenceClassification.from_pretrained(policy_path, dtype="float32"),
+        "policy": Qwen2_5_VLForConditionalGeneration.from_pretrained(policy_path, dtype="float32"),
+    }
+
+
+@pytest.fixture
+def in_float64(monkeypatch):
+    """transformers and the score head compute a few steps in float32 whatever the model's type. Here they do not."""
+
+    def norm(self, states):
+        return self.weight * states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+    def rotate(q, k, cos, sin):
+        cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
+        half = modeling_qwen2_5_vl.rotate_half
+        return q * cos + half(q) * sin, k * cos + half(k) * sin
+
+    monkeypatch.setattr(modeling_qwen2_5_vl.Qwen2_5_VLRMSNorm, "forward", norm)
+    monkeypatch.setattr(modeling_qwen2_5_vl, "apply_rotary_pos_emb_vision", rotate)
+    monkeypatch.setattr(ScoreHead, "forward", torch.nn.Linear.forward)
+
+
+def encode(processor, rows, images, padding_side="right"):
+    """Rows of `(numbers of images, prompt, response)` as a batch."""
+    texts = [
+        "<|im_start|>user\n" + "<|vision_start|><|image_pad|><|vision_end|>" * len(numbers) + f"{prompt}<|im_end|>\n"
+        f"<|im_start|>assistant\n{response}<|im_end|>\n"
+        for numbers, prompt, response in rows
+    ]
+    pixels = [[images[number] for number in numbers] for numbers, _, _ in rows]
+    return dict(
+        processor(
+            text=texts,
+            images=pixels if any(pixels) else None,
+            padding=True,
+            padding_side=padding_side,
+            return_tensors="pt",
+        )
+    )
+
+
+def compute(model, batch):
+    """
+    What the model gives for the attended tokens, and the gradients of a loss that weighs each of them differently.
+    """
+    model.zero_grad()
+    logits = model(**batch).logits
+    if logits.ndim == 3:
+        logits = logits[batch["attention_mask"].bool()]
+    weights = torch.linspace(-1, 2, logits.numel(), dtype=logits.dtype).view_as(logits)
+    (logits * weights).sum().backward()
+    return logits.detach(), {
+        name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
+
+
+def assert_same(model, batch, tolerance):
+    expected, expected_gradients = compute(unshare_prefixes(model), batch)
+    outputs, gradients = compute(share_prefixes(model), batch)
+    assert (outputs - expected).abs().max() <= tolerance * expected.abs().max()
+    assert gradients.keys() == expected_gradients.keys()
+    largest = max(gradient.abs().max() for gradient in expected_gradients.values())
+    for name, gradient in expected_gradients.items():
+        # A gradient that is zero but for rounding, such as a key's bias', is measured by the largest one.
+        bound = tolerance * max(gradient.abs().max(), 1e-4 * largest)
+        assert (gradients[name] - gradient).abs().max() <= bound, name
+
+
+def tokens_computed(model, batch):
+    """Tokens that pass the decoder, and patches that pass the vision tower."""
+    counts = []
+    backbone = model.model
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda module, args, kwargs: counts.append((args + tuple(kwargs.values()))[0].shape[:-1].numel()),
+            with_kwargs=True,
+        )
+        for module in (backbone.visual.blocks[0], backbone.language_model.layers[0])
+    ]
+    with torch.no_grad():
+        model(**batch)
+    for hook in hooks:
+        hook.remove()
+    return counts
+
+
+words = st.sampled_from(["What is the sum?", "What is the sum? Is it 4?", "4", "", "I see 4 and 5."])
+prompts = st.tuples(st.lists(st.integers(0, len(SIZES) - 1), max_size=2), words)
+groups = st.lists(
+    st.tuples(prompts, st.lists(words, min_size=1, max_size=8)),
+    min_size=1,
+    max_size=3,
+)
+
+
+# The eager attention of transformers takes its softmax in float32.
+@pytest.mark.parametrize(
+    ("attn_implementation", "dtype", "tolerance"), [("sdpa", torch.float64, 1e-9), ("eager", torch.float32, 1e-4)]
+)
+@pytest.mark.parametrize("name", ["reward", "policy"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(groups=groups, padding_side=st.sampled_from(["left", "right"]), order=st.randoms(use_true_random=False))
+def test_any_batch(
+    models, processor, images, in_float64, name, attn_implementation, dtype, tolerance, groups, padding_side, order
+):
+    rows = [(*prompt, response) for prompt, responses in groups for response in responses]
+    order.shuffle(rows)
+    model = models[name].to(dtype)
+    unshare_prefixes(model).set_attn_implementation(attn_implementation)
+    assert_same(model, encode(processor, rows, images, padding_side), tolerance)
+
+
+PAIRS = [
+    ([0], "What is the sum?", "I see 4 and 5. Answer: 9"),
+    ([2, 3], "Which is larger?", "4"),
+    ([], "Is 4 larger than 5?", "no"),
+    ([0], "What is the sum?", "9"),
+    ([2, 3], "Which is larger?", "I see 4 and 5. Answer: 5"),
+    ([], "Is 4 larger than 5?", "yes, it is"),
+]
+
+
+@pytest.fixture
+def pairs(processor, images):
+    return encode(processor, PAIRS, images)
+
+
+@pytest.mark.parametrize("name", ["reward", "policy"])
+def test_float32(models, pairs, name):
+    assert_same(models[name].float(), pairs, 1e-4)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing(policy, pairs, use_reentrant):
+    policy.train().gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    policy.enable_input_require_grads()
+    assert_same(policy, pairs, 1e-4)
+
+
+def test_lora(policy, pairs):
+    model = get_peft_model(policy, LoraConfig(target_modules="all-linear", init_lora_weights=False))
+    assert_same(model, pairs, 1e-4)
+    assert share_prefixes(model) is model
+
+
+def test_images_without_m_rope_positions(models, pairs):
+    pairs.pop("mm_token_type_ids")
+    assert_same(models["policy"].float(), pairs, 1e-4)
+
+
+def test_no_attention_mask(models, processor, images):
+    batch = encode(processor, [([1], "4", "5"), ([1], "4", "4")], images)
+    assert batch["attention_mask"].all()
+    attention_mask = batch.pop("attention_mask")
+    model = models["reward"].float()
+    with torch.no_grad():
+        expected = unshare_prefixes(model)(**batch).logits
+        assert torch.allclose(share_prefixes(model)(**batch).logits, expected, atol=1e-5)
+        assert torch.allclose(model(**batch, attention_mask=attention_mask).logits, expected, atol=1e-5)
+
+
+def test_each_token_and_each_image_is_computed_once(models, pairs, processor, images):
+    model = models["reward"].float()
+    patches = {size: (size[0] // 14) * (size[1] // 14) for size in SIZES}
+    rows = int(pairs["attention_mask"].numel())
+    assert tokens_computed(unshare_prefixes(model), pairs) == [len(pairs["pixel_values"]), rows]
+
+    vision, decoder = tokens_computed(share_prefixes(model), pairs)
+    assert vision == patches[SIZES[0]] + patches[SIZES[2]] + patches[SIZES[3]] == len(pairs["pixel_values"]) // 2
+
+    # Prefixes as sets: a token is new if no row before had the same tokens and images up to it.
+    distinct = {
+        (tuple(numbers), tuple(encode(processor, [(numbers, prompt, response)], images)["input_ids"][0][:end].tolist()))
+        for numbers, prompt, response in PAIRS
+        for end in range(1, 1000)
+    }
+    lengths = [int(encode(processor, [row], images)["attention_mask"].sum()) for row in PAIRS]
+    assert max(lengths) < decoder < sum(lengths) < rows
+    assert decoder <= len(distinct)
+
+
+def test_a_batch_that_shares_nothing_takes_the_plain_path(models, processor, images):
+    batch = encode(processor, [([2], "4", "5")], images)
+    model = models["reward"].float()
+    with torch.no_grad():
+        expected = unshare_prefixes(model)(**batch).logits
+        assert torch.equal(share_prefixes(model)(**batch).logits, expected)
+
+
+def test_an_image_is_not_taken_for_another_one(models, processor, images):
+    batch = encode(processor, [([0], "4", "5"), ([1], "4", "5"), ([0], "4", "5")], images)
+    with torch.no_grad():
+        scores = share_prefixes(models["reward"].float())(**batch).logits.squeeze(-1)
+    assert scores[0] == scores[2] != scores[1]
+
+
+def test_generation_is_left_as_it_is(models, processor, images):
+    model = models["policy"].float()
+    batch = encode(processor, [([0], "4", "5"), ([0], "4", "6")], images, padding_side="left")
+    settings = {"max_new_tokens": 5, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    expected = unshare_prefixes(model).generate(**batch, **settings)
+    outputs = share_prefixes(model).generate(**batch, **settings)
+    assert torch.equal(outputs.sequences, expected.sequences)
+    assert torch.equal(torch.stack(outputs.logits), torch.stack(expected.logits))
+
+
+def test_hidden_states_are_those_of_rows(models, pairs):
+    model = share_prefixes(models["policy"].float())
+    with torch.no_grad():
+        outputs = model(**pairs, output_hidden_states=True)
+    assert outputs.hidden_states[0].shape[:2] == pairs["input_ids"].shape
+
+
+def test_sharing_twice_is_sharing_once_and_unsharing_restores(policy):
+    before = vars(policy.model).get("forward"), policy.model.language_model.config._attn_implementation
+    forward = share_prefixes(policy).model.forward
+    assert share_prefixes(policy).model.forward is forward
+    assert policy.model.language_model.config._attn_implementation == "prefix_sharing|sdpa"
+    unshare_prefixes(policy)
+    assert policy.model.forward == type(policy.model).forward.__get__(policy.model)
+    assert before[1] == policy.model.language_model.config._attn_implementation == "sdpa"
+    unshare_prefixes(policy)
+
+
+def test_a_copy_runs_its_own_weights(models, pairs):
+    model = share_prefixes(models["reward"].float())
+    twin = copy.deepcopy(model)
+    torch.nn.init.normal_(twin.model.language_model.layers[0].mlp.down_proj.weight)
+    with torch.no_grad():
+        scores, twin_scores = model(**pairs).logits, twin(**pairs).logits
+        assert not torch.allclose(scores, twin_scores)
+        assert torch.allclose(twin_scores, unshare_prefixes(twin)(**pairs).logits, rtol=1e-4)
+
+
+def test_saving_says_nothing_of_sharing(policy, tmp_path):
+    share_prefixes(policy).save_pretrained(tmp_path)
+    assert "prefix_sharing" not in (tmp_path / "config.json").read_text()
+
+
+def test_other_attention_stays_plain_and_says_why(policy, pairs, caplog):
+    policy.model.language_model.config._attn_implementation = "flash_attention_2"
+    with caplog.at_level(logging.WARNING):
+        share_prefixes(policy)
+    assert "not shared with attn_implementation 'flash_attention_2'" in caplog.text
+    assert "forward" not in vars(policy.model)
+
+
+def test_a_model_without_the_backbone_is_refused():
+    with pytest.raises(ValueError, match="this Linear holds no `Qwen2_5_VLModel`"):
+        share_prefixes(torch.nn.Linear(2, 2))
+
+
+def test_a_frozen_vision_tower_keeps_no_activations(reward_model, processor, image_pairs):
+    reward_model.model.visual.requires_grad_(False)
+    reward_model.model.visual.merger.requires_grad_(True)
+    share_prefixes(reward_model.train())
+    with_graph = []
+    for block in reward_model.model.visual.blocks:
+        block.register_forward_hook(lambda module, args, output: with_graph.append(output.requires_grad))
+    reward_model(**DataCollatorForVisionReward(processor)(image_pairs[:2])).logits.sum().backward()
+    assert with_graph == [False] * len(reward_model.model.visual.blocks)
+    assert reward_model.model.visual.merger.mlp[0].weight.grad.abs().max() > 0
+
+
+def test_an_unattended_image_keeps_the_projector_in_the_graph(reward_model, processor, text_pairs):
+    batch = DataCollatorForVisionReward(processor)(text_pairs)
+    assert tokens_computed(share_prefixes(reward_model), batch)[1] < batch["attention_mask"].sum()
+    _, gradients = compute(reward_model, batch)
+    assert gradients["model.visual.merger.mlp.0.weight"].abs().max() == 0
+
+
+def test_mpo_trains_to_the_same_weights(make_trainer):  # noqa: F811
+    weights = []
+    for share in (False, True):
+        trainer = make_trainer(max_steps=2, learning_rate=1e-4)
+        if share:
+            share_prefixes(trainer.model), share_prefixes(trainer.ref_model)
+        trainer.train()
+        losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+        weights.append((losses, trainer.model.state_dict()))
+    assert weights[1][0] == pytest.approx(weights[0][0], rel=1e-4)
+    for name, weight in weights[0][1].items():
+        assert torch.allclose(weights[1][1][name], weight, atol=3e-5), name
+
+
+def test_equal_images_of_different_questions_are_encoded_once(models, processor):
+    picture = next(compose("sft", 0))["images"]
+    batch = encode(processor, [(range(len(picture)), text, "4") for text in ("sum?", "larger?", "first?")], picture)
+    vision, _ = tokens_computed(share_prefixes(models["reward"].float()), batch)
+    assert vision == len(batch["pixel_values"]) // 3
