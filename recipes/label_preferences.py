@@ -1,5 +1,5 @@
 """
-Samples to preferences: the reward model scores every response, and each prompt gives its best against its worst.
+Samples to preferences: the reward model scores every response, and each prompt gives its best against its worst ones.
 
 The embedded world, on a CPU:
 
@@ -11,7 +11,7 @@ accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/label_
     --config recipes/configs/qwen2_5_vl_7b/label_preferences.yaml
 
 Reads the candidates of sample_responses.py and a reward model. Writes `scores.jsonl` (every raw score), the dataset
-`preferences` in TRL's vision-preference format, and `labels.json`: how many prompts gave a pair, and why others did
+`preferences` in TRL's vision-preference format, and `labels.json`: how many prompts gave pairs, and why others did
 not.
 """
 
@@ -34,30 +34,35 @@ INPUTS = ("model_name_or_path", "dataset_name")
 @dataclass
 class LabelArguments(ScriptArguments):
     output_dir: str = field(default="outputs/labels", metadata={"help": "Where to write scores and preferences."})
-    min_gap: float = field(default=1.0, metadata={"help": "Least score of the best response above the worst."})
+    min_gap: float = field(default=1.0, metadata={"help": "Least score of the better response above the worse."})
+    max_pairs: int = field(default=1, metadata={"help": "Pairs per prompt: the best against that many of the worst."})
     max_batch_tokens: int = field(default=16384, metadata={"help": "Tokens scored at a time, per process."})
     max_length: int | None = field(default=None, metadata={"help": "Refuse longer responses, prompt included."})
     share_prefixes: bool = field(default=True, metadata={"help": "Compute what responses have in common once."})
 
 
-def best_against_worst(row, scores, min_gap):
+def best_against_worst(row, scores, min_gap, max_pairs):
     """
-    The pair of one prompt, as `(reason, pair)`: `"pair"`, or why there is none and `None`. An empty response has no
-    score. An unfinished one has, but is never paired: cut off in the middle, it is not what the policy would have said.
+    The pairs of one prompt, as `(reason, pairs)`: the best response against each of the worst, or why there is none. An
+    empty response has no score. An unfinished one has, but is never paired: cut off in the middle, it is not what the
+    policy would have said.
     """
-    finished = [
+    finished = {
         (score, response)
         for score, response, reason in zip(scores, row["responses"], row["finish_reasons"], strict=True)
         if reason == "stop" and score is not None
+    }
+    if not finished:
+        return "no finished response", []
+    *others, (high, best) = sorted(finished)
+    if not others:
+        return "all finished responses equal", []
+    pairs = [
+        {"chosen": best, "rejected": response, "score_chosen": high, "score_rejected": score}
+        for score, response in others[:max_pairs]
+        if high - score >= min_gap
     ]
-    if len(finished) < 2:
-        return "fewer than two finished responses", None
-    (low, worst), (high, best) = min(finished), max(finished)
-    if best == worst:
-        return "all responses equal", None
-    if high - low < min_gap:
-        return "score gap too small", None
-    return "pair", {"chosen": best, "rejected": worst, "score_chosen": high, "score_rejected": low}
+    return ("labelled" if pairs else "score gap too small"), pairs
 
 
 def main(script_args, model_args):
@@ -117,9 +122,9 @@ def main(script_args, model_args):
     counts, kept, pairs = Counter(), [], []
     for row, line in zip(candidates.remove_columns("images"), lines, strict=True):
         # Edit here: the rule that makes a pair.
-        reason, pair = best_against_worst(row, line["scores"], script_args.min_gap)
+        reason, found = best_against_worst(row, line["scores"], script_args.min_gap, script_args.max_pairs)
         counts[reason] += 1
-        if pair is not None:
+        for pair in found:
             kept.append(line["index"])
             pairs.append(
                 pair | {side: [{"role": "assistant", "content": pair[side]}] for side in ("chosen", "rejected")}
@@ -132,6 +137,8 @@ def main(script_args, model_args):
         "reward_model": model_args.model_name_or_path,
         "candidates": script_args.dataset_name,
         "min_gap": script_args.min_gap,
+        "max_pairs": script_args.max_pairs,
+        "pairs": len(pairs),
         "prompts": len(candidates),
         **counts,
     }

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from datasets import load_from_disk
 from safetensors.torch import load_file
@@ -85,6 +86,17 @@ def test_stage1(folder, stage1):
     assert not weights[f"model.language_model.{name}"].equal(base[f"model.{name}"])
 
 
+def test_sharing_prefixes_is_on_and_changes_nothing(folder, stage1, tmp_path):
+    arguments = ["--max_steps", "2", "--output_dir", str(tmp_path / "plain"), "--share_prefixes"]
+    run_recipe("reward_stage1", folder, *arguments, "false")
+    plain = load_file(tmp_path / "plain/model.safetensors")
+    shared = load_file(folder / "outputs/tiny/reward_stage1/model.safetensors")
+    for name, weight in plain.items():
+        assert torch.allclose(shared[name], weight, atol=1e-4), name
+    # Rounding differs, so the batch did go through the shared path.
+    assert any(not shared[name].equal(weight) for name, weight in plain.items())
+
+
 def test_stage2_continues_from_stage1(folder, stage2):
     changed = moved(folder / "outputs/tiny/reward_stage1", folder / "outputs/tiny/reward_stage2")
     assert "score.weight" in changed
@@ -128,8 +140,8 @@ def test_label_preferences(folder, labels):
     lines = [json.loads(line) for line in open(out / "scores.jsonl")]
     assert [line["id"] for line in lines] == dataset["id"][:]
     pairs, report = load_from_disk(out / "preferences"), json.loads((out / "labels.json").read_text())
-    assert report["pair"] == len(pairs) > 0
-    reasons = ("pair", "all responses equal", "score gap too small", "fewer than two finished responses")
+    assert report["pairs"] == len(pairs) > report["labelled"] > 0
+    reasons = ("labelled", "all finished responses equal", "score gap too small", "no finished response")
     assert sum(report.get(reason, 0) for reason in reasons) == len(dataset)
     rows = {row["id"]: (row, line["scores"]) for row, line in zip(dataset, lines, strict=True)}
     for pair in pairs:
