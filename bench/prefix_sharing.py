@@ -1,5 +1,6 @@
 """
-What prefix sharing saves: a training step of a reward pair, a training step of MPO, and scoring K responses, by
+What prefix sharing saves: a training step of a reward pair, a training step of MPO, scoring K responses, and what it
+costs where a batch has nothing to share, by
 
 - `rows`: every row computed separately, as TRL does;
 - `value_head`: a full causal LM with a value head on every position, as value-head reward models are scored;
@@ -17,6 +18,7 @@ within one run, and the ratio is the median, over the rounds, of the time by `ro
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import statistics
@@ -58,17 +60,18 @@ def build_config() -> Qwen2_5_VLConfig:
     )
 
 
-def build_batch(k: int, visual: int, response: int) -> dict:
-    """`k` responses of equal length to one prompt with one square image."""
+def build_batch(workload: str, k: int, visual: int, response: int) -> dict:
+    """`k` responses of equal length to one prompt with one square image, or to as many different ones."""
     side = 2 * round(visual**0.5)
-    text = torch.randint(10, VOCAB, (PROMPT_TEXT,))
-    prompt = torch.cat([text[:4], torch.full((visual,), IMAGE), text[4:]])
+    prompts = k if workload == "nothing shared" else 1
+    text = torch.randint(10, VOCAB, (prompts, PROMPT_TEXT))
+    prompt = torch.cat([text[:, :4], torch.full((prompts, visual), IMAGE), text[:, 4:]], dim=1)
     input_ids = torch.cat([prompt.expand(k, -1), torch.randint(10, VOCAB, (k, response))], dim=1)
     return {
         "input_ids": input_ids,
         "attention_mask": torch.ones_like(input_ids),
         "mm_token_type_ids": (input_ids == IMAGE).int(),
-        "pixel_values": torch.randn(side * side, 1176).repeat(k, 1),
+        "pixel_values": torch.randn(prompts, side * side, 1176).expand(k, -1, -1).flatten(0, 1),
         "image_grid_thw": torch.tensor([[1, side, side]] * k),
     }
 
@@ -90,6 +93,8 @@ def operations(k: int, visual: int, response: int, shared: bool) -> dict[str, fl
 
 def ideal_ratio(workload: str, k: int, visual: int, response: int) -> float:
     """The ratio if time went with operations. A frozen vision tower has no backward pass, a decoder's costs twice."""
+    if workload == "nothing shared":
+        return 1.0
     passes = {"reward": (3, 1), "mpo": (4, 2), "score": (1, 1)}[workload]  # of the decoder, of the tower
 
     def total(shared):
@@ -109,7 +114,7 @@ def value_head_step(models, batch):
     policy, value_head = models
     outputs = unshare_prefixes(policy)(**batch, output_hidden_states=True, use_cache=False)
     chosen, rejected = value_head(outputs.hidden_states[-1])[:, -1].chunk(2)
-    (-logsigmoid(chosen - rejected).mean() + 0 * outputs.logits.sum()).backward()
+    (-logsigmoid(chosen - rejected).mean()).backward()
 
 
 def completion_log_probs(model, batch, response, share):
@@ -225,6 +230,41 @@ def plot(cells: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def ways_of(workload: str, batch: dict, response: int, reward_model, policy, reference, value_head) -> dict:
+    """The ways to do one thing, as functions without arguments."""
+    step, models = {
+        "reward": (reward_step, reward_model),
+        "nothing shared": (reward_step, reward_model),
+        "mpo": (mpo_step, (policy, reference)),
+        "score": (score, reward_model),
+    }[workload]
+    ways = {
+        "rows": functools.partial(step, models, batch, response, share=False),
+        "shared": functools.partial(step, models, batch, response, share=True),
+    }
+    if workload == "reward":
+        ways["value_head"] = functools.partial(value_head_step, (policy, value_head), batch)
+    if workload == "score":
+        ways["value_head"] = functools.partial(score_value_head, (policy, value_head), batch)
+        ways["cache"] = functools.partial(score_cache, reward_model, batch, response)
+        expected = ways["rows"]()
+        for name in ("shared", "cache"):
+            assert torch.allclose(ways[name](), expected, atol=1e-4), f"{name} gives other scores"
+    return ways
+
+
+def line(cell: dict) -> str:
+    rows, shared = cell["ways"]["rows"], cell["ways"]["shared"]
+    others = [f"{name} {way['ratio']:.2f}" for name, way in cell["ways"].items() if name not in ("rows", "shared")]
+    return (
+        f"{cell['workload']:14} K={cell['k']:<2} visual={cell['visual_tokens']:<4} "
+        f"response={cell['response_tokens']:<4} tokens {cell['tokens']['rows']:>6} -> {cell['tokens']['shared']:<6} "
+        f"{rows['seconds']:7.2f} s -> {shared['seconds']:6.2f} s, ratio {shared['ratio']:5.2f} "
+        f"of {cell['ideal_ratio']:5.2f} ({shared['ratio'] / cell['ideal_ratio']:4.0%}); "
+        f"{rows['peak_mib']:.0f} -> {shared['peak_mib']:.0f} MiB; " + ", ".join(others)
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("docs/prefix_sharing"))
@@ -246,44 +286,24 @@ def main():
     parameters = [*reward_model.parameters(), *policy.parameters(), *value_head.parameters()]
 
     cells = []
-    for visual in args.visual_tokens:
-        for response in args.response_tokens:
-            for workload, k in [("reward", 2), ("mpo", 2), *(("score", k) for k in args.k)]:
-                batch = build_batch(k, visual, response)
-                step, models = {
-                    "reward": (reward_step, reward_model),
-                    "mpo": (mpo_step, (policy, reference)),
-                    "score": (score, reward_model),
-                }[workload]
-                ways = {
-                    "rows": functools.partial(step, models, batch, response, share=False),
-                    "shared": functools.partial(step, models, batch, response, share=True),
-                }
-                if workload == "reward":
-                    ways["value_head"] = functools.partial(value_head_step, (policy, value_head), batch)
-                if workload == "score":
-                    ways["value_head"] = functools.partial(score_value_head, (policy, value_head), batch)
-                    ways["cache"] = functools.partial(score_cache, reward_model, batch, response)
-                    expected = ways["rows"]()
-                    for name in ("shared", "cache"):
-                        assert torch.allclose(ways[name](), expected, atol=1e-4), f"{name} gives other scores"
-                measured = measure(ways, parameters, args.rounds, args.seconds)
-                ideal = ideal_ratio(workload, k, visual, response)
-                tokens = {"rows": batch["input_ids"].numel(), "shared": PROMPT_TEXT + visual + k * response}
-                cells.append(
-                    {"workload": workload, "k": k, "visual_tokens": visual, "response_tokens": response}
-                    | {"tokens": tokens, "ideal_ratio": ideal, "ways": measured}
-                )
-                own = measured["shared"]
-                print(
-                    f"{workload:6} K={k:<2} visual={visual:<4} response={response:<4} "
-                    f"tokens {tokens['rows']:>6} -> {tokens['shared']:<6} "
-                    f"{measured['rows']['seconds']:7.2f} s -> {own['seconds']:6.2f} s  "
-                    f"ratio {own['ratio']:5.2f} of ideal {ideal:5.2f} ({own['ratio'] / ideal:4.0%})  "
-                    + "  ".join(f"{name} {way['ratio']:.2f}" for name, way in measured.items() if name != "rows")
-                    + f"  MiB {measured['rows']['peak_mib']:.0f} -> {own['peak_mib']:.0f}",
-                    flush=True,
-                )
+    workloads = [("reward", 2), ("mpo", 2), ("nothing shared", 2), *(("score", k) for k in args.k)]
+    for visual, response, (workload, k) in itertools.product(args.visual_tokens, args.response_tokens, workloads):
+        batch = build_batch(workload, k, visual, response)
+        ways = ways_of(workload, batch, response, reward_model, policy, reference, value_head)
+        tokens = batch["input_ids"].numel()
+        shared = tokens if workload == "nothing shared" else PROMPT_TEXT + visual + k * response
+        cells.append(
+            {
+                "workload": workload,
+                "k": k,
+                "visual_tokens": visual,
+                "response_tokens": response,
+                "tokens": {"rows": tokens, "shared": shared},
+                "ideal_ratio": ideal_ratio(workload, k, visual, response),
+                "ways": measure(ways, parameters, args.rounds, args.seconds),
+            }
+        )
+        print(line(cells[-1]), flush=True)
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
     report = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cpus": os.cpu_count(), "cells": cells}

@@ -300,6 +300,21 @@ def test_a_frozen_vision_tower_keeps_no_activations(reward_model, processor, ima
     assert reward_model.model.visual.merger.mlp[0].weight.grad.abs().max() > 0
 
 
+def test_a_frozen_vision_tower_keeps_no_activations_under_lora_with_checkpointing(policy, pairs):
+    policy.gradient_checkpointing_enable({"use_reentrant": False})
+    policy.enable_input_require_grads()
+    model = get_peft_model(policy, LoraConfig(target_modules=r".*language_model.*q_proj", init_lora_weights=False))
+    assert_same(model.train(), pairs, 1e-4)
+    with_graph = []
+    for block in policy.model.visual.blocks:
+        block.register_forward_hook(lambda module, args, output: with_graph.append(output.requires_grad))
+    compute(unshare_prefixes(model), pairs)
+    assert with_graph == [True, True]  # what transformers does by itself
+    with_graph.clear()
+    compute(share_prefixes(model), pairs)
+    assert with_graph == [False, False]
+
+
 def test_an_unattended_image_keeps_the_projector_in_the_graph(reward_model, processor, text_pairs):
     batch = DataCollatorForVisionReward(processor)(text_pairs)
     assert tokens_computed(share_prefixes(reward_model), batch)[1] < batch["attention_mask"].sum()

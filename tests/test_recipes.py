@@ -143,13 +143,24 @@ def test_label_preferences(folder, labels):
     assert report["pairs"] == len(pairs) > report["labelled"] > 0
     reasons = ("labelled", "all finished responses equal", "score gap too small", "no finished response")
     assert sum(report.get(reason, 0) for reason in reasons) == len(dataset)
-    rows = {row["id"]: (row, line["scores"]) for row, line in zip(dataset, lines, strict=True)}
+    made = {}
     for pair in pairs:
-        row, scores = rows[pair["id"]]
-        finished = [score for score, reason in zip(scores, row["finish_reasons"], strict=True) if reason == "stop"]
-        assert pair["score_chosen"] == max(finished) and pair["score_rejected"] == min(finished)
-        assert row["responses"][scores.index(max(finished))] == pair["chosen"][0]["content"]
-        assert pair["images"][0].size == row["images"][0].size
+        made.setdefault(pair["id"], []).append(pair)
+    assert len(made) == report["labelled"] and max(map(len, made.values())) == report["max_pairs"] == 3
+    for row, line in zip(dataset, lines, strict=True):
+        finished = sorted(
+            {
+                (score, response)
+                for score, response, reason in zip(line["scores"], row["responses"], row["finish_reasons"], strict=True)
+                if reason == "stop" and score is not None
+            }
+        )
+        expected = [finished[-1] + worse for worse in finished[:-1][:3]]
+        assert expected == [
+            (pair["score_chosen"], pair["chosen"][0]["content"], pair["score_rejected"], pair["rejected"][0]["content"])
+            for pair in made.get(row["id"], [])
+        ]
+        assert all(pair["images"][0].size == row["images"][0].size for pair in made.get(row["id"], []))
 
 
 def test_mpo(folder, mpo):

@@ -26,11 +26,25 @@ class Branches:
             Packed positions of the row's whole path, from its first token to its last.
         mask (`torch.BoolTensor` of shape `(num_rows, 1, query_length, key_length)`):
             Whether a query may attend to a key: to itself and to what comes before it in its row.
+        is_causal (`bool`):
+            Whether all rows are new from their first token, so that the mask is the ordinary causal one.
     """
 
     queries: torch.Tensor
     keys: torch.Tensor
     mask: torch.Tensor
+    is_causal: bool
+
+    @classmethod
+    def from_paths(cls, paths: list[np.ndarray], num_new: np.ndarray, device: torch.device) -> "Branches":
+        """Paths are the packed positions of whole rows; the last `num_new` of each are its new tokens."""
+        lengths = np.array([len(path) for path in paths])
+        keys = np.stack([np.pad(path, (0, lengths.max() - len(path)), mode="edge") for path in paths])
+        firsts = lengths - num_new
+        places = np.minimum(firsts[:, None] + np.arange(num_new.max()), lengths[:, None] - 1)  # of queries, in rows
+        queries = np.take_along_axis(keys, places, axis=1)
+        mask = np.arange(lengths.max()) <= places[:, None, :, None]
+        return cls(*(torch.from_numpy(array).to(device) for array in (queries, keys, mask)), bool((firsts == 0).all()))
 
 
 @dataclass
@@ -86,35 +100,31 @@ class PackedRows:
             if num_new:
                 paths.append((num_new, last_path))
 
+        device = codes.device
+        branches, order = group_paths(paths, num_packed, device)
+        source = torch.from_numpy(np.concatenate(source)).to(device)
+        return cls(source, torch.from_numpy(unpack).to(device), branches, order.to(device))
+
+
+def group_paths(
+    paths: list[tuple[int, np.ndarray]], num_packed: int, device: torch.device
+) -> tuple[list[Branches], torch.Tensor]:
+    """`branches` and `order` of [`PackedRows`], from each row's number of new tokens and its path."""
+    groups: list[list] = []
+    for entry in sorted(paths, key=lambda entry: -entry[0]):
         # Rows are padded to the longest of their group, so a group ends where half of a row would be padding.
-        groups: list[list] = []
-        for num_new, path in sorted(paths, key=lambda entry: -entry[0]):
-            if not groups or 2 * num_new < groups[-1][0][0]:
-                groups.append([])
-            groups[-1].append((num_new, path))
-        order, start, branches = np.empty(num_packed, dtype=np.int64), 0, []
-        for group in groups:
-            query_length, key_length = group[0][0], max(len(path) for _, path in group)
-            ends = np.array([len(path) - 1 for _, path in group])[:, None]
-            firsts = np.array([len(path) - num_new for num_new, path in group])[:, None]
-            places = np.minimum(firsts + np.arange(query_length), ends)  # of the queries, within their rows
-            keys = np.stack([np.pad(path, (0, key_length - len(path)), mode="edge") for _, path in group])
-            queries = np.take_along_axis(keys, places, axis=1)
-            mask = np.arange(key_length) <= places[:, :, None]
-            branches.append([queries, keys, mask[:, None]])
-            for number, (num_new, path) in enumerate(group):
-                order[path[-num_new:]] = start + number * query_length + np.arange(num_new)
-            start += queries.size
+        if not groups or 2 * entry[0] < groups[-1][0][0]:
+            groups.append([])
+        groups[-1].append(entry)
 
-        def to_device(array):
-            return torch.from_numpy(array).to(codes.device)
-
-        return cls(
-            to_device(np.concatenate(source)),
-            to_device(unpack),
-            [Branches(*map(to_device, arrays)) for arrays in branches],
-            to_device(order),
-        )
+    branches, order, start = [], np.empty(num_packed, dtype=np.int64), 0
+    for group in groups:
+        num_new = np.array([number for number, _ in group])
+        branches.append(Branches.from_paths([path for _, path in group], num_new, device))
+        for number, path in group:
+            order[path[-number:]] = start + np.arange(number)
+            start += num_new.max()
+    return branches, torch.from_numpy(order)
 
 
 def packed_attention(plain, module, query, key, value, attention_mask, **kwargs):
@@ -133,9 +143,11 @@ def packed_attention(plain, module, query, key, value, attention_mask, **kwargs)
 
     outputs = []
     for branches in attention_mask.branches:
-        mask = branches.mask
         if plain is eager_attention_forward:  # which adds its mask
-            mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
+            mask = torch.zeros_like(branches.mask, dtype=query.dtype)
+            mask = mask.masked_fill(~branches.mask, torch.finfo(query.dtype).min)
+        else:
+            mask = None if branches.is_causal else branches.mask  # without one, sdpa's own causal kernel is faster
         keys, values = gather(key, branches.keys), gather(value, branches.keys)
         output, _ = plain(module, gather(query, branches.queries), keys, values, mask, **kwargs)
         outputs.append(output.flatten(0, 1))

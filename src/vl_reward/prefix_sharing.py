@@ -20,7 +20,10 @@ import logging
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VisionTransformerPretrainedModel,
+    Qwen2_5_VLModel,
+)
 from transformers.utils import can_return_tuple
 
 from .packed_rows import ATTENTION, PREFIX, PackedRows
@@ -148,10 +151,37 @@ def shared_forward(
     return BaseModelOutputWithPast(last_hidden_state=hidden_states)
 
 
+def tower_forward(self: Qwen2_5_VisionTransformerPretrainedModel, plain_forward, *args, **kwargs):
+    """
+    The vision tower's forward pass, which keeps no activations of a frozen tower. Gradient checkpointing under PEFT
+    makes the output of its patch embedding require gradients, and so everything after it, for nothing.
+    """
+    is_trained = any(
+        parameter.requires_grad for name, parameter in self.named_parameters() if not name.startswith("merger.")
+    )
+    if is_trained or not torch.is_grad_enabled():
+        return plain_forward(*args, **kwargs)
+
+    def enable_gradients(module, inputs):
+        torch.set_grad_enabled(True)
+
+    handle = self.merger.register_forward_pre_hook(enable_gradients)
+    try:
+        with torch.no_grad():
+            return plain_forward(*args, **kwargs)
+    finally:
+        handle.remove()
+
+
+def is_wrapped(module: nn.Module) -> bool:
+    return isinstance(module.forward, functools.partial) and module.forward.func in (shared_forward, tower_forward)
+
+
 def share_prefixes(model: nn.Module) -> nn.Module:
     """
-    Let a Qwen2.5-VL compute each distinct token and each distinct image of a batch once, in place. Scores, losses and
-    gradients are those of the plain computation, up to rounding. Generation is left as it is.
+    Let a Qwen2.5-VL compute each distinct token and each distinct image of a batch once, in place, and keep no
+    activations of a frozen vision tower. Scores, losses and gradients are those of the plain computation, up to
+    rounding. Generation is left as it is.
 
     Sharing works with `attn_implementation` `"sdpa"` and `"eager"`. With any other it stays off, with a warning.
 
@@ -187,20 +217,18 @@ def share_prefixes(model: nn.Module) -> nn.Module:
             )
             continue
         text_config._attn_implementation = PREFIX + implementation
-        if not is_shared(backbone):
-            backbone.forward = functools.partial(shared_forward, backbone, backbone.forward)
+        for module, forward in ((backbone, shared_forward), (backbone.visual, tower_forward)):
+            if not is_wrapped(module):
+                module.forward = functools.partial(forward, module, module.forward)
     return model
 
 
 def unshare_prefixes(model: nn.Module) -> nn.Module:
     """Undo [`share_prefixes`] and return the model."""
     for module in model.modules():
-        if isinstance(module, Qwen2_5_VLModel) and is_shared(module):
+        if is_wrapped(module):
             module.forward = module.forward.args[1]
+        if isinstance(module, Qwen2_5_VLModel):
             text_config = module.language_model.config
             text_config._attn_implementation = text_config._attn_implementation.removeprefix(PREFIX)
     return model
-
-
-def is_shared(backbone: Qwen2_5_VLModel) -> bool:
-    return isinstance(backbone.forward, functools.partial) and backbone.forward.func is shared_forward
