@@ -11,8 +11,7 @@ accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/label_
     --config recipes/configs/qwen2_5_vl_7b/label_preferences.yaml
 
 Reads the candidates of sample_responses.py and a reward model. Writes `scores.jsonl` (every raw score), the dataset
-`preferences` in TRL's vision-preference format, and `labels.json`: how many prompts gave pairs, and why others did
-not.
+`preferences` in TRL's vision-preference format, and `labels.json`: how many prompts gave pairs, and why others not.
 """
 
 import json
@@ -52,13 +51,13 @@ def best_against_worst(row, scores, min_gap, max_pairs):
         for score, response, reason in zip(scores, row["responses"], row["finish_reasons"], strict=True)
         if reason == "stop" and score is not None
     }
-    if not finished:
-        return "no finished response", []
+    if len(finished) < 2:
+        return "fewer than two different finished responses", []
     *others, (high, best) = sorted(finished)
-    if not others:
-        return "all finished responses equal", []
+    chosen = [{"role": "assistant", "content": best}]
     pairs = [
-        {"chosen": best, "rejected": response, "score_chosen": high, "score_rejected": score}
+        {"chosen": chosen, "rejected": [{"role": "assistant", "content": response}]}
+        | {"score_chosen": high, "score_rejected": score}
         for score, response in others[:max_pairs]
         if high - score >= min_gap
     ]
@@ -124,24 +123,15 @@ def main(script_args, model_args):
         # Edit here: the rule that makes a pair.
         reason, found = best_against_worst(row, line["scores"], script_args.min_gap, script_args.max_pairs)
         counts[reason] += 1
-        for pair in found:
-            kept.append(line["index"])
-            pairs.append(
-                pair | {side: [{"role": "assistant", "content": pair[side]}] for side in ("chosen", "rejected")}
-            )
+        kept += [line["index"]] * len(found)
+        pairs += found
 
     ####################
     # Save
     ####################
-    report = {
-        "reward_model": model_args.model_name_or_path,
-        "candidates": script_args.dataset_name,
-        "min_gap": script_args.min_gap,
-        "max_pairs": script_args.max_pairs,
-        "pairs": len(pairs),
-        "prompts": len(candidates),
-        **counts,
-    }
+    report = {"reward_model": model_args.model_name_or_path, "candidates": script_args.dataset_name}
+    report |= {"min_gap": script_args.min_gap, "max_pairs": script_args.max_pairs}
+    report |= {"pairs": len(pairs), "prompts": len(candidates), **counts}
     (output_dir / "labels.json").write_text(json.dumps(report, indent=2))
     print(json.dumps(report, indent=2))
     if not pairs:

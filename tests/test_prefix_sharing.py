@@ -20,6 +20,7 @@ from vl_reward import (
     unshare_prefixes,
 )
 from vl_reward.modeling_qwen2_5_vl import ScoreHead
+from vl_reward.prefix_sharing import image_codes, rope_positions
 from vl_reward.tiny.digits import compose
 
 
@@ -161,6 +162,22 @@ PAIRS = [
 @pytest.fixture
 def pairs(processor, images):
     return encode(processor, PAIRS, images)
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_positions_are_those_of_transformers(models, processor, images, padding_side):
+    backbone = models["reward"].model
+    rows = [([0, 3], "sum?", "4"), ([], "is it?", "5, and so on"), ([2], "", "I see"), ([3], "sum?", "4")]
+    batch = encode(processor, rows, images, padding_side)
+    attended = batch["attention_mask"].bool()
+    expected, _ = backbone.get_rope_index(
+        batch["input_ids"], batch["mm_token_type_ids"], batch["image_grid_thw"], attention_mask=attended
+    )
+    codes, kept = image_codes(backbone, batch["input_ids"], batch["pixel_values"], batch["image_grid_thw"])
+    vocab_size = backbone.config.text_config.vocab_size
+    positions = rope_positions(codes, attended, vocab_size, batch["image_grid_thw"][kept], 2)
+    assert kept == [0, 1, 2]
+    assert torch.equal(positions[:, attended], expected[:, attended])
 
 
 @pytest.mark.parametrize("name", ["reward", "policy"])

@@ -141,7 +141,7 @@ def test_label_preferences(folder, labels):
     assert [line["id"] for line in lines] == dataset["id"][:]
     pairs, report = load_from_disk(out / "preferences"), json.loads((out / "labels.json").read_text())
     assert report["pairs"] == len(pairs) > report["labelled"] > 0
-    reasons = ("labelled", "all finished responses equal", "score gap too small", "no finished response")
+    reasons = ("labelled", "score gap too small", "fewer than two different finished responses")
     assert sum(report.get(reason, 0) for reason in reasons) == len(dataset)
     made = {}
     for pair in pairs:

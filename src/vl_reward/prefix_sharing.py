@@ -88,6 +88,29 @@ def image_codes(
     return input_ids.masked_scatter(is_image, self.config.text_config.vocab_size + rows), kept
 
 
+def rope_positions(
+    codes: torch.Tensor, attended: torch.Tensor, vocab_size: int, grids: torch.Tensor, merge_size: int
+) -> torch.Tensor:
+    """
+    M-RoPE positions, of shape `(3, batch_size, seq_len)`, as `Qwen2_5_VLModel.get_rope_index` gives them: a text token
+    stands one after the token before it; the tokens of an image stand at its start plus their time, row and column, and
+    the next token at its start plus its longer side. That method loops over tokens, which takes a sixth of a training
+    step in the embedded world.
+    """
+    offsets, advances = [], []
+    for frames, height, width in grids.tolist():
+        height, width = height // merge_size, width // merge_size
+        offsets.append(torch.cartesian_prod(*map(torch.arange, (frames, height, width))))
+        advances.append(torch.zeros(len(offsets[-1]), dtype=torch.long))
+        advances[-1][-1] = max(height, width)
+    is_image = codes >= vocab_size
+    rows = (codes[is_image] - vocab_size).cpu()
+    advance = torch.ones_like(codes).masked_scatter(is_image, torch.cat(advances)[rows].to(codes.device)) * attended
+    positions = (advance.cumsum(1) - advance).expand(3, -1, -1).clone()
+    positions[:, is_image] += torch.cat(offsets)[rows].T.to(codes.device)
+    return positions
+
+
 @can_return_tuple
 def shared_forward(
     self: Qwen2_5_VLModel,
@@ -114,6 +137,7 @@ def shared_forward(
     if input_ids is None or prepared_mask or other_inputs:
         return plain()
 
+    attended = torch.ones_like(input_ids).bool() if attention_mask is None else attention_mask.bool()
     codes, position_ids = input_ids, torch.arange(input_ids.shape[1], device=input_ids.device)
     position_ids = position_ids.expand(3, *input_ids.shape)
     if pixel_values is not None:
@@ -121,10 +145,10 @@ def shared_forward(
         if codes is None:
             return plain()  # which says what is wrong
         if mm_token_type_ids is not None:
-            position_ids, _ = self.get_rope_index(
-                input_ids, mm_token_type_ids, image_grid_thw=image_grid_thw, attention_mask=attention_mask
+            merge_size = self.config.vision_config.spatial_merge_size
+            position_ids = rope_positions(
+                codes, attended, self.config.text_config.vocab_size, image_grid_thw[kept], merge_size
             )
-    attended = torch.ones_like(input_ids).bool() if attention_mask is None else attention_mask.bool()
     rows = PackedRows.from_rows(codes, position_ids, attended)
     if not 0 < len(rows.source) <= WORTH_IT * input_ids.numel():
         return plain()

@@ -33,7 +33,7 @@ def main():
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny"))
     parser.add_argument("--seed", type=int, default=0, help="Which questions are composed. The split stays.")
     parser.add_argument("--n_questions", type=int, default=16000, help="Image questions to train on.")
-    parser.add_argument("--n_policy_questions", type=int, default=2500, help="Questions to sample wrong answers to.")
+    parser.add_argument("--n_policy_questions", type=int, default=1500, help="Questions to sample wrong answers to.")
     parser.add_argument("--n_text_questions", type=int, default=2000, help="Text-only questions to train on.")
     parser.add_argument("--per_question", type=int, default=4, help="Training pairs of a question, at most.")
     parser.add_argument("--n_prompts", type=int, default=4000, help="Prompts to sample on, for MPO.")

@@ -45,11 +45,11 @@ def corrupt(row: dict, rng: random.Random, hard: bool = False) -> tuple[str, str
     - `wrong_answer`: the digits are read right, and the answer does not follow.
     - `wrong_format`: no answer is given.
 
-    `hard` makes half of the errors wrong answers, and half of those such as a policy makes: off by one or two, or right
+    `hard` makes most of the errors wrong answers, and half of those such as a policy makes: off by one or two, or right
     for another question.
     """
     first, second, kind = row["first"], row["second"], row["kind"]
-    shares = [0.45, 0.5, 0.05] if hard else [0.65, 0.3, 0.05]
+    shares = [0.4, 0.55, 0.05] if hard else [0.65, 0.3, 0.05]
     error = rng.choices(["misread", "wrong_answer", "wrong_format"], shares)[0]
     if error == "misread" and kind != "equal":
         if rng.random() < 0.5:
