@@ -20,7 +20,7 @@ from vl_reward import (
     unshare_prefixes,
 )
 from vl_reward.modeling_qwen2_5_vl import ScoreHead
-from vl_reward.prefix_sharing import image_codes, rope_positions
+from vl_reward.packed_images import image_codes, rope_positions
 from vl_reward.tiny.digits import compose
 
 
@@ -173,9 +173,8 @@ def test_positions_are_those_of_transformers(models, processor, images, padding_
     expected, _ = backbone.get_rope_index(
         batch["input_ids"], batch["mm_token_type_ids"], batch["image_grid_thw"], attention_mask=attended
     )
-    codes, kept = image_codes(backbone, batch["input_ids"], batch["pixel_values"], batch["image_grid_thw"])
-    vocab_size = backbone.config.text_config.vocab_size
-    positions = rope_positions(codes, attended, vocab_size, batch["image_grid_thw"][kept], 2)
+    codes, kept = image_codes(backbone.config, batch["input_ids"], batch["pixel_values"], batch["image_grid_thw"])
+    positions = rope_positions(backbone.config, codes, attended, batch["image_grid_thw"][kept])
     assert kept == [0, 1, 2]
     assert torch.equal(positions[:, attended], expected[:, attended])
 

@@ -26,6 +26,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 )
 from transformers.utils import can_return_tuple
 
+from .packed_images import image_codes, rope_positions
 from .packed_rows import ATTENTION, PREFIX, PackedRows
 
 
@@ -42,73 +43,6 @@ PLAIN_ONLY = (
     "output_attentions",
     "output_hidden_states",
 )
-
-
-def unique_images(pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> tuple[list[int], list[int]]:
-    """
-    Find equal images in a batch.
-
-    Returns:
-        `tuple[list[int], list[int]]`: the images to keep, by their place in the batch; and for each image of the batch
-        which of the kept ones it equals.
-    """
-    patches = pixel_values.split(image_grid_thw.prod(-1).tolist())
-    bits = {8: torch.int64, 4: torch.int32, 2: torch.int16}[pixel_values.element_size()]
-    sums = torch.stack([image.contiguous().view(bits).sum(dtype=torch.int64) for image in patches]).tolist()
-    kept, same_as, candidates = [], [], {}
-    for i, (grid, total) in enumerate(zip(image_grid_thw.tolist(), sums, strict=True)):
-        alike = candidates.setdefault((*grid, total), [])
-        match = next((number for number in alike if torch.equal(patches[kept[number]], patches[i])), None)
-        if match is None:
-            match = len(kept)
-            alike.append(match)
-            kept.append(i)
-        same_as.append(match)
-    return kept, same_as
-
-
-def image_codes(
-    self: Qwen2_5_VLModel, input_ids: torch.Tensor, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor
-) -> tuple[torch.Tensor | None, list[int]]:
-    """
-    Number what stands at each token: the id of a text token; past the vocabulary, for an image token, the row of its
-    features among those of the distinct images.
-
-    Returns:
-        `tuple[torch.LongTensor, list[int]]`: the numbers, of shape `(batch_size, seq_len)`, or `None` if image tokens
-        and images do not fit together; and the distinct images, by their place in the batch.
-    """
-    kept, same_as = unique_images(pixel_values, image_grid_thw)
-    lengths = (image_grid_thw.prod(-1) // self.config.vision_config.spatial_merge_size**2).tolist()
-    rows_of = torch.arange(sum(lengths[i] for i in kept)).split([lengths[i] for i in kept])
-    rows = torch.cat([rows_of[number] for number in same_as]).to(input_ids.device)
-    is_image = input_ids == self.config.image_token_id
-    if len(rows) != is_image.sum():
-        return None, kept
-    return input_ids.masked_scatter(is_image, self.config.text_config.vocab_size + rows), kept
-
-
-def rope_positions(
-    codes: torch.Tensor, attended: torch.Tensor, vocab_size: int, grids: torch.Tensor, merge_size: int
-) -> torch.Tensor:
-    """
-    M-RoPE positions, of shape `(3, batch_size, seq_len)`, as `Qwen2_5_VLModel.get_rope_index` gives them: a text token
-    stands one after the token before it; the tokens of an image stand at its start plus their time, row and column, and
-    the next token at its start plus its longer side. That method loops over tokens, which takes a sixth of a training
-    step in the embedded world.
-    """
-    offsets, advances = [], []
-    for frames, height, width in grids.tolist():
-        height, width = height // merge_size, width // merge_size
-        offsets.append(torch.cartesian_prod(*map(torch.arange, (frames, height, width))))
-        advances.append(torch.zeros(len(offsets[-1]), dtype=torch.long))
-        advances[-1][-1] = max(height, width)
-    is_image = codes >= vocab_size
-    rows = (codes[is_image] - vocab_size).cpu()
-    advance = torch.ones_like(codes).masked_scatter(is_image, torch.cat(advances)[rows].to(codes.device)) * attended
-    positions = (advance.cumsum(1) - advance).expand(3, -1, -1).clone()
-    positions[:, is_image] += torch.cat(offsets)[rows].T.to(codes.device)
-    return positions
 
 
 @can_return_tuple
@@ -141,14 +75,13 @@ def shared_forward(
     codes, position_ids = input_ids, torch.arange(input_ids.shape[1], device=input_ids.device)
     position_ids = position_ids.expand(3, *input_ids.shape)
     if pixel_values is not None:
-        codes, kept = image_codes(self, input_ids, pixel_values, image_grid_thw)
+        codes, kept = image_codes(self.config, input_ids, pixel_values, image_grid_thw)
         if codes is None:
             return plain()  # which says what is wrong
         if mm_token_type_ids is not None:
-            merge_size = self.config.vision_config.spatial_merge_size
-            position_ids = rope_positions(
-                codes, attended, self.config.text_config.vocab_size, image_grid_thw[kept], merge_size
-            )
+            if not torch.equal(mm_token_type_ids == 1, codes >= self.config.text_config.vocab_size):
+                return plain()
+            position_ids = rope_positions(self.config, codes, attended, image_grid_thw[kept])
     rows = PackedRows.from_rows(codes, position_ids, attended)
     if not 0 < len(rows.source) <= WORTH_IT * input_ids.numel():
         return plain()
