@@ -36,6 +36,7 @@ def folder(tmp_path_factory):
     """A folder with the embedded world's models and small datasets, and nothing of this repo."""
     folder = tmp_path_factory.mktemp("copied")
     sizes = {"n_questions": 12, "n_policy_questions": 10, "n_text_questions": 4, "n_prompts": 24, "n_test": 10}
+    sizes["n_test_prompts"] = 10
     arguments = [argument for key, value in sizes.items() for argument in (f"--{key}", str(value))]
     run([sys.executable, "-m", "vl_reward.tiny", *arguments], folder)
     return folder

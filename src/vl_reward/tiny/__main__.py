@@ -37,7 +37,8 @@ def main():
     parser.add_argument("--n_text_questions", type=int, default=2000, help="Text-only questions to train on.")
     parser.add_argument("--per_question", type=int, default=4, help="Training pairs of a question, at most.")
     parser.add_argument("--n_prompts", type=int, default=4000, help="Prompts to sample on, for MPO.")
-    parser.add_argument("--n_test", type=int, default=600, help="Test prompts, and test pairs of each kind.")
+    parser.add_argument("--n_test", type=int, default=600, help="Test pairs of each kind.")
+    parser.add_argument("--n_test_prompts", type=int, default=2000, help="Test prompts: a standard error of 0.011.")
     args = parser.parse_args()
     set_seed(args.seed)
 
@@ -63,7 +64,7 @@ def main():
     }
     prompts = {
         "train": prompt_rows("preference", args.n_prompts, seed + 6),
-        "test": prompt_rows("test", args.n_test, seed + 7),
+        "test": prompt_rows("test", args.n_test_prompts, seed + 7),
     }
     for name, splits, features in (
         ("preferences", preferences, PREFERENCE_FEATURES),
