@@ -120,22 +120,13 @@ def test_readme_shows_the_kept_results():
     assert len(table(RUNS).splitlines()) == len(ROWS) + 3
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run['reward']['n_pairs']} pairs")
-def test_kept_results_show_a_loop_that_helps(run):
-    reward, policy = run["reward"], run["policy"]
-    assert reward["heldout_pair_accuracy"] > 0.85
-    assert reward["blank_image_pair_accuracy"] <= 0.58
-    assert policy["best_of_n_accuracy"] > policy["base_accuracy"] + 0.05
-    assert policy["best_of_n_accuracy"] > policy["random_of_n_accuracy"] + 0.10
-    assert policy["mpo_accuracy"] > policy["base_accuracy"] + 0.05
-    assert sum(run["seconds"].values()) < 15 * 60
-
-
-@pytest.mark.xfail(strict=True, reason="Not reached yet: best of 8 is 0.07 above greedy, and only one seed has run")
-def test_kept_results_reach_the_targets():
+def test_kept_results_show_a_loop_that_helps():
     assert len(RUNS) == 3
     for run in RUNS:
         reward, policy = run["reward"], run["policy"]
         assert reward["heldout_pair_accuracy"] >= 0.90
+        assert reward["blank_image_pair_accuracy"] <= 0.58
         assert policy["best_of_n_accuracy"] >= policy["base_accuracy"] + 0.10
+        assert policy["best_of_n_accuracy"] >= policy["random_of_n_accuracy"] + 0.10
         assert policy["mpo_accuracy"] >= policy["base_accuracy"] + 0.08
+        assert sum(run["seconds"].values()) < 15 * 60
