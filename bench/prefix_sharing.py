@@ -17,6 +17,7 @@ within one run, and the ratio is the median, over the rounds, of the time by `ro
 """
 
 import argparse
+import ctypes
 import functools
 import itertools
 import json
@@ -179,6 +180,7 @@ def peak_memory(function) -> float:
     def read(field):
         return int(next(line for line in status.read_text().splitlines() if line.startswith(field)).split()[1]) / 1024
 
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # else memory that was freed and kept would be used again unseen
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = read("VmRSS")
     function()
