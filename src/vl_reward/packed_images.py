@@ -54,8 +54,8 @@ def rope_positions(
     """
     M-RoPE positions, of shape `(3, batch_size, seq_len)`, as `Qwen2_5_VLModel.get_rope_index` gives them for attended
     tokens: a text token stands one after the token before it; the tokens of an image stand at its start plus their
-    time, row and column, and the next token at its start plus its longer side. That method loops over tokens, which
-    took a sixth of a training step in the embedded world.
+    time, row and column, and the next token at its start plus its longer side. That method loops over all tokens in
+    Python.
 
     `codes` and the distinct images' `grids` are those of [`image_codes`].
     """

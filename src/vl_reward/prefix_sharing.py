@@ -32,7 +32,7 @@ from .packed_rows import ATTENTION, PREFIX, PackedRows
 
 logger = logging.getLogger(__name__)
 
-WORTH_IT = 0.95  # of the tokens and paddings of a batch: above this the plain computation is as fast
+WORTH_IT = 0.95  # a batch with a larger part than this of its tokens and paddings distinct is left alone
 PLAIN_ONLY = (
     "position_ids",
     "past_key_values",
@@ -138,7 +138,8 @@ def share_prefixes(model: nn.Module) -> nn.Module:
     """
     Let a Qwen2.5-VL compute each distinct token and each distinct image of a batch once, in place, and keep no
     activations of a frozen vision tower. Scores, losses and gradients are those of the plain computation, up to
-    rounding. Generation is left as it is.
+    rounding. Generation is left as it is. A forward pass that shares returns no cache: ask for one with
+    `use_cache=True`, and the pass is the plain one.
 
     Sharing works with `attn_implementation` `"sdpa"` and `"eager"`. With any other it stays off, with a warning.
 
