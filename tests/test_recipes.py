@@ -12,6 +12,7 @@ import torch
 import yaml
 from datasets import load_from_disk
 from safetensors.torch import load_file
+from test_configs import load_recipe
 
 
 ROOT = Path(__file__).parent.parent
@@ -35,8 +36,8 @@ def run_recipe(name, folder, *arguments, fails=False):
 def folder(tmp_path_factory):
     """A folder with the embedded world's models and small datasets, and nothing of this repo."""
     folder = tmp_path_factory.mktemp("copied")
-    sizes = {"n_questions": 12, "n_policy_questions": 10, "n_text_questions": 4, "n_prompts": 24, "n_test": 10}
-    sizes["n_test_prompts"] = 10
+    sizes = {"n_questions": 12, "n_policy_questions": 10, "n_text_questions": 4}
+    sizes |= {"n_prompts": 24, "n_test": 10, "n_test_prompts": 10}
     arguments = [argument for key, value in sizes.items() for argument in (f"--{key}", str(value))]
     run([sys.executable, "-m", "vl_reward.tiny", *arguments], folder)
     return folder
@@ -164,6 +165,23 @@ def test_label_preferences(folder, labels):
         assert all(pair["images"][0].size == row["images"][0].size for pair in made.get(row["id"], []))
 
 
+def test_the_rule_that_makes_pairs():
+    rule = load_recipe(ROOT / "recipes/label_preferences.py").best_against_worst
+    row = {"responses": ["a", "b", "c", "d", "b", "e"], "finish_reasons": ["stop"] * 5 + ["length"]}
+    scores = [1.0, 5.0, 3.0, 4.5, 5.0, 9.0]
+
+    def pairs(min_gap, max_pairs):
+        reason, found = rule(row, scores, min_gap, max_pairs)
+        return reason, [(pair["chosen"][0]["content"], pair["rejected"][0]["content"]) for pair in found]
+
+    assert pairs(1.0, 1) == ("labelled", [("b", "a")])
+    assert pairs(1.0, 3) == ("labelled", [("b", "a"), ("b", "c")])  # d is too close, e unfinished
+    assert pairs(0.5, 3) == ("labelled", [("b", "a"), ("b", "c"), ("b", "d")])
+    assert pairs(4.1, 3) == ("score gap too small", [])
+    row["finish_reasons"] = ["stop"] + ["length"] * 5
+    assert pairs(1.0, 3) == ("fewer than two different finished responses", [])
+
+
 def test_mpo(folder, mpo):
     policy = load_file(folder / "outputs/tiny/policy/model.safetensors")
     trained = load_file(folder / "outputs/tiny/mpo/model.safetensors")
@@ -207,9 +225,16 @@ def test_stage2_on_2_processes(folder, stage1, config, tmp_path):
     (tmp_path / "accelerate.yaml").write_text(yaml.safe_dump(settings))
     for name in ("reward_stage2.py", "configs/tiny/reward_stage2.yaml"):
         shutil.copy(ROOT / "recipes" / name, tmp_path)
+    dataset = load_from_disk(folder / "outputs/tiny/preferences")
+    with_images = [len(images) > 0 for images in dataset["train"]["images"][:]]
+    text, image = ([i for i, has in enumerate(with_images) if has == wanted] for wanted in (False, True))
+    order = [text[0], image[0], image[1], text[1], text[2], image[2]]  # in each step one process has text, one an image
+    dataset["train"] = dataset["train"].select(order)
+    dataset.save_to_disk(tmp_path / "mixed")
     run(
         [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "accelerate.yaml")]
         + [str(tmp_path / "reward_stage2.py"), "--use_cpu", "true", "--output_dir", str(tmp_path / "out")]
+        + ["--dataset_name", str(tmp_path / "mixed")]
         + ["--max_steps", "3", "--per_device_train_batch_size", "1", "--logging_steps", "1", "--save_strategy", "steps"]
         + ["--dataloader_num_workers", "0", "--train_sampling_strategy", "sequential"],
         folder,
