@@ -1,0 +1,96 @@
+"""Accuracy of comparisons, its bootstrap interval, and what all benchmarks report alike."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+N_RESAMPLES = 1000
+
+
+def pair_credits(rows: list[dict], scores: list[list[float]], tie: float = 0.0) -> np.ndarray:
+    """
+    What each pair earns: 1 if the preferred response scores strictly higher, 0 if lower, and `tie` if they score the
+    same. Reward models earn nothing for a tie (RewardBench `run_rm.py`, MM-RLHF); RewardBench gives judges a half.
+
+    Args:
+        rows (`list[dict]`):
+            Rows with `preferred`, the index of the better of two responses.
+        scores (`list[list[float]]`):
+            Two scores per row, in the order of its responses.
+
+    Returns:
+        `np.ndarray` of shape `(len(rows),)`.
+    """
+    pairs = [(pair[row["preferred"]], pair[1 - row["preferred"]]) for row, pair in zip(rows, scores, strict=True)]
+    better, worse = np.array(pairs, dtype=float).T
+    return np.where(better == worse, tie, better > worse).astype(float)
+
+
+def count_ties(scores: list[list[float]]) -> int:
+    """Rows in which the highest score is that of more than one response."""
+    return sum(row.count(max(row)) > 1 for row in map(list, scores))
+
+
+def group_rows(names: list[str]) -> dict[str, list[int]]:
+    """Row numbers by name, in the order in which the names first occur."""
+    groups = {}
+    for i, name in enumerate(names):
+        groups.setdefault(name, []).append(i)
+    return groups
+
+
+def ratio(sums: np.ndarray) -> np.ndarray:
+    """Accuracy from `(..., 2)`: what was earned, and out of how much."""
+    return sums[..., 0] / sums[..., 1]
+
+
+def estimate(strata: dict[str, np.ndarray], statistic: Callable) -> tuple[float, list[float]]:
+    """
+    A statistic and its 95 % bootstrap interval (percentiles, seeded). Each stratum is resampled on its own, with its
+    size kept, as the benchmark's subsets are fixed by design.
+
+    Args:
+        strata (`dict[str, np.ndarray]`):
+            Arrays of shape `(n_units, n_columns)`. A unit is what was drawn independently: a pair, or all pairs of a
+            prompt.
+        statistic (`Callable`):
+            From the columns' sums, `{stratum: array of shape (..., n_columns)}`, to an array of shape `(...)`.
+
+    Returns:
+        `tuple[float, list[float]]`: the statistic, and the interval's two ends.
+    """
+    rng = np.random.default_rng(0)
+    resampled = {
+        name: np.stack([units[rng.integers(len(units), size=len(units))].sum(0) for _ in range(N_RESAMPLES)])
+        for name, units in strata.items()
+    }
+    value = statistic({name: units.sum(0) for name, units in strata.items()})
+    # A resample can miss what a statistic divides by, when there are few units; it has no value then.
+    with np.errstate(invalid="ignore"):
+        interval = np.nanquantile(statistic(resampled), [0.025, 0.975])
+    return float(value), interval.tolist()
+
+
+def subset_results(names: list[str], credits: np.ndarray, scores: list[list[float]]) -> dict[str, dict]:
+    """`accuracy`, `interval`, `ties` and `n` of each subset that occurs, sorted by name."""
+    results = {}
+    for name, rows in sorted(group_rows(names).items()):
+        units = np.stack([credits[rows], np.ones(len(rows))], axis=1)
+        accuracy, interval = estimate({name: units}, lambda sums, name=name: ratio(sums[name]))
+        results[name] = {"accuracy": accuracy, "interval": interval}
+        results[name] |= {"ties": count_ties([scores[i] for i in rows]), "n": len(rows)}
+    return results
+
+
+def micro(credits: np.ndarray) -> dict:
+    """`overall` and `overall_interval` over all rows alike."""
+    units = {"all": np.stack([credits, np.ones(len(credits))], axis=1)}
+    overall, interval = estimate(units, lambda sums: ratio(sums["all"]))
+    return {"overall": overall, "overall_interval": interval}
+
+
+def mean_of_groups(names: list[str], credits: np.ndarray) -> tuple[float, list[float]]:
+    """The unweighted mean of the groups' accuracies, and its interval."""
+    strata = {name: np.stack([credits[rows], np.ones(len(rows))], axis=1) for name, rows in group_rows(names).items()}
+    return estimate(strata, lambda sums: np.mean([ratio(group) for group in sums.values()], axis=0))

@@ -1,0 +1,93 @@
+"""The public file of a benchmark: JSON, JSON lines or parquet on disk, or a dataset on the hub."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet
+from datasets import Image, load_dataset
+
+
+def parse_json_rows(text: str, name: str) -> list[dict]:
+    """
+    Rows of a JSON list, of an object that holds them under `rows` (the hub's dataset viewer nests each once more under
+    `row`), or of JSON lines, whatever the file's suffix says: `Dataset.to_json` writes lines into `.json` too.
+
+    Raises:
+        ValueError: For a line that is not JSON, by its number, or a row that is not an object.
+    """
+    try:
+        value = json.loads(text)
+        rows = value["rows"] if isinstance(value, dict) and "rows" in value else value
+        rows = [rows] if isinstance(rows, dict) else rows
+    except json.JSONDecodeError:
+        rows = []
+        for number, line in enumerate(text.split("\n"), 1):  # `splitlines` would cut at U+2028 inside a text, too
+            try:
+                rows += [json.loads(line)] if line.strip() else []
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"{name}, line {number} is not JSON ({error}). It may be torn: fetch or write the file again."
+                ) from error
+    rows = [row["row"] if isinstance(row, dict) and "row_idx" in row and "row" in row else row for row in rows]
+    if wrong := [i for i, row in enumerate(rows) if not isinstance(row, dict)]:
+        raise ValueError(f"{name}, row {wrong[0]} is not an object with named columns. Give one JSON object per row.")
+    return rows
+
+
+def read_rows(source: str, columns: tuple[str, ...], optional: tuple[str, ...] = (), split: str = "test") -> list[dict]:
+    """
+    Read the columns that a benchmark needs. Images are not decoded, and other columns are left where they are.
+
+    Args:
+        source (`str`):
+            A file in JSON, JSON lines or parquet, or a dataset's hub id.
+        columns (`tuple[str, ...]`):
+            Columns that every row must have.
+        optional (`tuple[str, ...]`, *optional*, defaults to `()`):
+            Columns that may be missing; their value is `None` then.
+        split (`str`, *optional*, defaults to `"test"`):
+            The split on the hub. A file has none.
+
+    Returns:
+        `list[dict]`: one dictionary with the keys `columns + optional` per row, in the order of the file.
+
+    Raises:
+        FileNotFoundError: If `source` names a file that does not exist.
+        ValueError: If there is no row, a column is missing, or a value in `columns` is null. The row is named.
+    """
+    suffix = Path(source).suffix
+    if not Path(source).exists() and suffix in (".json", ".jsonl", ".parquet"):
+        raise FileNotFoundError(f"`data_files: {source}` does not exist. Give the benchmark's file, or its hub id.")
+    if not Path(source).exists():
+        dataset = load_dataset(source, split=split)
+        dataset = dataset.select_columns([name for name in columns + optional if name in dataset.column_names])
+        for name, feature in dataset.features.items():
+            if isinstance(feature, Image):
+                dataset = dataset.cast_column(name, Image(decode=False))
+        rows = dataset.to_list()
+    elif suffix == ".parquet":
+        there = pyarrow.parquet.read_schema(source).names
+        rows = pyarrow.parquet.read_table(source, columns=[c for c in columns + optional if c in there]).to_pylist()
+    else:
+        rows = parse_json_rows(Path(source).read_text(encoding="utf-8"), source)
+    if not rows:
+        raise ValueError(f"{source} holds no row, so there is nothing to measure.")
+    for i, row in enumerate(rows):
+        if missing := [name for name in columns if row.get(name) is None]:
+            raise ValueError(
+                f"{source}, row {i} has no {missing}; it has {sorted(row)}. Give the file in the benchmark's public "
+                f"schema: {', '.join(columns)}."
+            )
+    return [{name: row.get(name) for name in columns + optional} for row in rows]
+
+
+def checked_texts(source: str, i: int, texts: object, least: int) -> list[str]:
+    """
+    The responses of row `i`.
+
+    Raises:
+        ValueError: If they are not a list of at least `least` strings. The row is named.
+    """
+    if not isinstance(texts, list) or len(texts) < least or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{source}, row {i}: {least} or more responses are needed, as strings, and it has {texts!r}.")
+    return texts

@@ -1,0 +1,52 @@
+"""One's own held-out preference pairs, by source."""
+
+from datasets import Dataset
+
+from .accuracy import count_ties, micro, pair_credits, subset_results
+from .training_overlap import message_text
+
+
+def load(dataset: Dataset) -> list[dict]:
+    """
+    Rows of a preference dataset: `prompt`, `chosen` and `rejected` as messages, `images`, optionally `id` and `source`.
+
+    Returns:
+        `list[dict]`: `id`, `subset` (the source, or `"all"`), `prompt`, `images`, `responses` (chosen, rejected) and
+        `preferred` (0).
+
+    Raises:
+        ValueError: If a chosen or rejected response is more than one message.
+    """
+    for i, row in enumerate(dataset.select_columns(["chosen", "rejected"])):
+        if any(len(row[side]) != 1 for side in ("chosen", "rejected")):
+            raise ValueError(f"Row {i}: a response of several messages. Put all but the last one into the prompt.")
+    return [
+        {
+            "id": row.get("id", str(i)),
+            "subset": row.get("source", "all"),
+            "prompt": row["prompt"],
+            "images": row["images"],
+            "responses": [message_text(row[side]) for side in ("chosen", "rejected")],
+            "preferred": 0,
+        }
+        for i, row in enumerate(dataset)
+    ]
+
+
+def summarize(rows: list[dict], scores: list[list[float]]) -> dict:
+    """
+    Accuracy over all pairs and by source. A tie is not right; `ties` counts them.
+
+    Args:
+        rows (`list[dict]`):
+            Rows as [`load`] gives them; `images` are not looked at.
+        scores (`list[list[float]]`):
+            Two scores per row, the chosen response's first.
+    """
+    credits = pair_credits(rows, scores)
+    return {
+        "n": len(rows),
+        **micro(credits),
+        "ties": count_ties(scores),
+        "subsets": subset_results([row["subset"] for row in rows], credits, scores),
+    }
