@@ -16,8 +16,7 @@ Results again from scores, without a model and without images:
 python recipes/evaluate_reward.py --benchmark vl_rewardbench --data_files vl_rewardbench.jsonl \
     --scores_file scores.jsonl --output_dir outputs/vl_rewardbench
 
-Writes `scores.jsonl` (one line per row), `results.json` and, for a benchmark, `table.md` with published results. What
-is scored is written down in `score_log` as it is made: the same command goes on where it was stopped.
+Writes `scores.jsonl` (one line per row), `results.json` and, for a benchmark, `table.md`. A stopped run goes on.
 """
 
 import json
@@ -26,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import PIL.Image
+import torch
 from accelerate import PartialState
 from datasets import load_dataset, load_from_disk
 from trl import ModelConfig, ScriptArguments
@@ -60,9 +60,7 @@ BENCHMARKS = {
 @dataclass
 class RewardEvaluationArguments(ScriptArguments):
     output_dir: str = field(default="outputs/evaluate_reward", metadata={"help": "Where to write the results."})
-    benchmark: str | None = field(
-        default=None, metadata={"help": "A public benchmark.", "choices": [None, *BENCHMARKS]}
-    )
+    benchmark: str | None = field(default=None, metadata={"help": "A benchmark.", "choices": [None, *BENCHMARKS]})
     data_files: str | None = field(default=None, metadata={"help": "The benchmark's file; by default its hub id."})
     image_folder: str | None = field(default=None, metadata={"help": "Of the file's images; by default its folder."})
     scores_file: str | None = field(default=None, metadata={"help": "Scores of the benchmark's rows: no model runs."})
@@ -73,8 +71,7 @@ class RewardEvaluationArguments(ScriptArguments):
 
 
 def main(script_args, model_args):
-    state = PartialState()
-    output_dir = Path(script_args.output_dir)
+    state, output_dir = PartialState(cpu=not torch.cuda.is_available()), Path(script_args.output_dir)
     if script_args.scores_file is not None and script_args.benchmark is None:
         raise ValueError("`scores_file` needs the `benchmark` whose rows it scores.")
     benchmark = BENCHMARKS.get(script_args.benchmark, preferences)
@@ -83,9 +80,8 @@ def main(script_args, model_args):
     # Dataset
     ####################
     if script_args.benchmark is not None:
-        source = script_args.data_files or benchmark.HUB_ID
-        rows = benchmark.load(source)
-        folder = Path(script_args.image_folder or (Path(source).parent if Path(source).is_file() else "."))
+        rows = benchmark.load(script_args.data_files or benchmark.HUB_ID)
+        folder = script_args.image_folder or Path(script_args.data_files or ".").parent
     else:
         if Path(script_args.dataset_name).exists():
             dataset = load_from_disk(script_args.dataset_name)
@@ -97,9 +93,8 @@ def main(script_args, model_args):
     ####################
     # Scoring
     ####################
-    blank_scores = None
     if script_args.scores_file is not None:
-        scores = ScoreFile(script_args.scores_file).read(rows)
+        scores, blank_scores = ScoreFile(script_args.scores_file).read(rows), None
     else:
         scorer = RewardScorer.from_pretrained(
             model_args.model_name_or_path,
@@ -119,19 +114,16 @@ def main(script_args, model_args):
             blank = [[PIL.Image.new("RGB", image.size, "white") for image in row] for row in images]
             resumable(*asked[:2], blank)
         state.wait_for_everyone()
+        if not state.is_main_process:
+            return
         scores = resumable.merge(*asked)
-        if script_args.benchmark is None:
-            blank_scores = resumable.merge(*asked[:2], blank)
-    if not state.is_main_process:
-        return
+        blank_scores = resumable.merge(*asked[:2], blank) if script_args.benchmark is None else None
 
     ####################
     # Evaluation
     ####################
-    overlap = None
-    if script_args.training_dataset is not None:
-        training = load_from_disk(script_args.training_dataset)[script_args.dataset_train_split]
-        overlap = TrainingOverlap(training, folder)
+    training = script_args.training_dataset
+    overlap = training and TrainingOverlap(load_from_disk(training)[script_args.dataset_train_split], folder)
     results = {"model": script_args.scores_file or model_args.model_name_or_path}
     results |= BenchmarkReport(benchmark.summarize, rows, overlap)(scores)
     if blank_scores is not None:
@@ -152,6 +144,7 @@ def main(script_args, model_args):
 
 
 if __name__ == "__main__":
-    inputs = () if "--scores_file" in sys.argv else INPUTS
+    given = {argument.split("=")[0] for argument in sys.argv}
+    inputs = () if "--scores_file" in given else INPUTS[:1] if "--benchmark" in given else INPUTS
     parser = RecipeParser((RewardEvaluationArguments, ModelConfig), __file__, inputs)
     main(*parser.parse_args_and_config())

@@ -1,6 +1,6 @@
 """
-The benchmarks' rules against values that their official scripts computed (`benchmarks_golden/`), the files they read, and
-what is refused.
+The benchmarks' rules against values that their official scripts computed (`benchmarks_golden/`), the files they read,
+and what is refused.
 """
 
 import copy
@@ -226,16 +226,39 @@ def test_multimodal_rewardbench_divides_two_categories_by_id(tmp_path):
 # MM-RLHF-RewardBench
 
 
-@pytest.mark.skipif(not SAMPLES.exists(), reason="needs the public sample")
-def test_mm_rlhf_numbers_are_the_official_ones():
+# The pairs of each prompt in the public sample that the golden rewards belong to, in order.
+MM_RLHF_SAMPLE = [("short", 2), ("short", 2), ("video", 2), ("video", 2), ("mcq", 2), ("mcq", 3)]
+MM_RLHF_SAMPLE += [("safety", 5), ("safety", 6), ("long", 3), ("long", 3)]
+
+
+def test_mm_rlhf_numbers_are_the_official_ones(tmp_path):
     expected = golden("mm_rlhf_rewardbench_golden")
-    rows = mm_rlhf_rewardbench.load(str(SAMPLES / "mm_rlhf_rewardbench.sample.jsonl"))
-    results = mm_rlhf_rewardbench.summarize(rows, expected["rewards"])
+    rows = [
+        {"id": f"prompt {number}", "prompt": "?", "chosen": "a", "rejected": "b"}
+        | {"video" if category == "video" else "image": f"{category}/{number}"}
+        for number, (category, pairs) in enumerate(MM_RLHF_SAMPLE)
+        for _ in range(pairs)
+    ]
+    loaded = mm_rlhf_rewardbench.load(write_lines(tmp_path / "rows.jsonl", rows))
+    results = mm_rlhf_rewardbench.summarize(loaded, expected["rewards"])
     for name, values in expected["expected_category"].items():
         subset = results["subsets"][name]
         assert (subset["accuracy"], subset["acc_plus"], subset["n"]) == tuple(values.values())
     overall = expected["expected_overall"]
     assert (results["overall"], results["acc_plus"], results["n"]) == tuple(overall.values())
+
+
+@pytest.mark.skipif(not SAMPLES.exists(), reason="needs the public samples")
+def test_public_records_are_read():
+    """Real rows, which are not part of the project: the golden rewards again, and a ranking of [1, 0]."""
+    expected = golden("mm_rlhf_rewardbench_golden")
+    rows = mm_rlhf_rewardbench.load(str(SAMPLES / "mm_rlhf_rewardbench.sample.jsonl"))
+    results = mm_rlhf_rewardbench.summarize(rows, expected["rewards"])
+    assert (results["overall"], results["acc_plus"]) == (0.8, 0.6)
+    rows = vl_rewardbench.load(str(SAMPLES / "vl_rewardbench.sample.jsonl"))
+    assert len(rows) == 17 and sum(row["preferred"] for row in rows) == 1
+    assert sum(row["id"] == "mathverse_2279" for row in rows) == 2
+    assert {row["subset"] for row in rows} == {"general", "hallucination", "reasoning"}
 
 
 def test_mm_rlhf_counts_prompts_all_of_whose_pairs_are_right(tmp_path):
@@ -491,7 +514,7 @@ def test_table_sets_our_row_among_published_ones():
     assert own.endswith("this run, 400 rows |") and f" {100 * results['overall']:.1f} " in own
     skywork = "| Skywork-VL Reward | 66.0 | 80.0 | 61.0 | 73.1 | 69.0 | arXiv 2505.07263, table 3, 1,250 rows |"
     assert skywork in lines
-    partial = vl_rewardbench.summarize(*[[value for value in values[:1]] for values in (rows, scores)])
+    partial = vl_rewardbench.summarize(rows[:1], scores[:1])
     assert ", without " in PublishedTable("vl_rewardbench").markdown("ours", partial)
 
 
