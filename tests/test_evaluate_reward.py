@@ -53,7 +53,8 @@ def test_results_from_scores_need_neither_model_nor_images(tmp_path):
     results = json.loads((tmp_path / "out/results.json").read_text())
 
     right = [
-        pair[row["human_ranking"].index(0)] > pair[row["human_ranking"].index(1)] for row, pair in zip(rows, scores)
+        pair[row["human_ranking"].index(0)] > pair[row["human_ranking"].index(1)]
+        for row, pair in zip(rows, scores, strict=True)
     ]
     groups = {"hallucination": right[0::4], "general": right[2::4], "reasoning": right[1::4] + right[3::4]}
     assert results["n"] == 40 and results["overall"] == sum(right) / 40
@@ -137,7 +138,7 @@ def test_a_reward_model_is_measured_on_images(alone):
     assert without["overall"] == sum(right[6:]) / 34
     assert results["baselines"]["first_is_better"]["accuracy"] == 1.0
     # The image is seen: the same response to the same question has other scores.
-    assert len({line["scores"][0] for line in lines}) == 20
+    assert len({line["scores"][0] for line in lines[::2]}) == 20
 
 
 def test_2_processes_write_the_same_bytes(world, alone, tmp_path):
@@ -163,6 +164,5 @@ def test_a_run_killed_five_times_writes_the_same_bytes(world, alone, tmp_path):
         process.wait()
         text = log.read_bytes()
         log.write_bytes(text[: len(text) * (kill + 1) // 6 - kill])  # and what it had written last is torn
-    assert not (tmp_path / "killed/results.json").exists() or len(text) > 0
     run(command, world)
     assert written(tmp_path / "killed") == written(alone)

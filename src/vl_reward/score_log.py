@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -144,12 +145,8 @@ class ResumableScorer:
             images (`list[list]`):
                 The images of each row, possibly none.
         """
-        for number, start in enumerate(range(0, len(prompts), self.chunk_size)):
-            if number % self.num_processes != self.process_index:
-                continue
-            chunk = list(range(start, min(start + self.chunk_size, len(prompts))))
-            keys = [row_key(self.fingerprint, prompts[i], responses[i], images[i]) for i in chunk]
-            if all(key in self.log.scores for key in keys):
+        for number, (chunk, keys) in enumerate(self._chunks(prompts, responses, images)):
+            if number % self.num_processes != self.process_index or all(key in self.log.scores for key in keys):
                 continue
             flat = [(i, response) for i in chunk for response in responses[i]]
             scores = iter(
@@ -165,10 +162,21 @@ class ResumableScorer:
             ValueError: If a row has no score yet.
         """
         self.log.read()
-        keys = [row_key(self.fingerprint, *row) for row in zip(prompts, responses, images, strict=True)]
+        keys = [key for _, chunk_keys in self._chunks(prompts, responses, images) for key in chunk_keys]
         if missing := [i for i, key in enumerate(keys) if key not in self.log.scores]:
             raise ValueError(
                 f"{len(missing)} of {len(keys)} rows have no score, the first is row {missing[0]}. A process was "
                 "stopped: run the same command again, it scores what is missing."
             )
         return [self.log.scores[key] for key in keys]
+
+    def _chunks(self, prompts: list, responses: list, images: list) -> Iterator[tuple[range, list[str]]]:
+        """
+        Row numbers of each chunk, and the rows' keys. A key names the chunk, too: a row that is there twice is scored
+        beside other rows the second time, and may differ in the last bit.
+        """
+        for start in range(0, len(prompts), self.chunk_size):
+            chunk = range(start, min(start + self.chunk_size, len(prompts)))
+            rows = [row_key(self.fingerprint, prompts[i], responses[i], images[i]) for i in chunk]
+            digest = hashlib.sha256("".join(rows).encode()).hexdigest()
+            yield chunk, [f"{digest}:{position}" for position in range(len(chunk))]
