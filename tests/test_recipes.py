@@ -126,6 +126,15 @@ def test_evaluate_reward(folder, stage2):
     )
 
 
+def test_evaluate_judge(folder):
+    run_recipe("evaluate_judge", folder, "--max_rows", "6")
+    out = folder / "outputs/tiny/evaluate_judge"
+    results = json.loads((out / "results.json").read_text())
+    lines = [json.loads(line) for line in open(out / "votes.jsonl")]
+    assert results["n"] == 6 and [len(line["judgements"]) for line in lines] == [2] * 6
+    assert results["votes_without_verdict"] == sum(line["votes"].count(None) for line in lines)
+
+
 def test_sample_responses(folder, candidates):
     dataset = load_from_disk(folder / "outputs/tiny/sample_responses/candidates")
     prompts = load_from_disk(folder / "outputs/tiny/prompts")["train"]

@@ -1,7 +1,11 @@
 """The reward trainer: its loss, what it saves, what it resumes from, and when it stops."""
 
 import functools
+import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,6 +13,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from PIL import Image
 from safetensors.torch import load_file
+from test_configs import ROOT
 from transformers import AutoProcessor
 from trl import RewardConfig
 
@@ -182,6 +187,49 @@ def test_evaluation_counts_each_pair_once(reward_model, make_trainer, mixed_pair
     images = [row["images"] for row in rows]
     chosen = scorer([row["prompt"] for row in rows], [row["chosen"] for row in rows], images)
     rejected = scorer([row["prompt"] for row in rows], [row["rejected"] for row in rows], images)
+    assert metrics["eval_n_pairs"] == 7
+    assert metrics["eval_accuracy"] == pytest.approx(sum(c > r for c, r in zip(chosen, rejected, strict=True)) / 7)
+    assert metrics["eval_margin"] == pytest.approx((sum(chosen) - sum(rejected)) / 7, abs=1e-5)
+
+
+PAIRS_ON_2_PROCESSES = """
+import json, sys
+from datasets import Dataset
+from transformers import AutoProcessor
+from trl import RewardConfig
+from vl_reward import Qwen2_5_VLForSequenceClassification, VisionRewardTrainer
+
+folder = sys.argv[1]
+rows = Dataset.load_from_disk(f"{folder}/rows")
+args = RewardConfig(output_dir=f"{folder}/out", per_device_eval_batch_size=2, max_length=128, bf16=False, use_cpu=True,
+                    gradient_checkpointing=False, report_to="none", disable_tqdm=True)
+trainer = VisionRewardTrainer(
+    model=Qwen2_5_VLForSequenceClassification.from_pretrained(f"{folder}/model", dtype="float32"), args=args,
+    train_dataset=rows, eval_dataset=rows, processing_class=AutoProcessor.from_pretrained(f"{folder}/model"),
+)
+metrics = trainer.evaluate()
+assert trainer.accelerator.num_processes == 2
+if trainer.accelerator.is_main_process:
+    json.dump(metrics, open(f"{folder}/metrics.json", "w"))
+"""
+
+
+def test_evaluation_on_2_processes_is_that_of_the_pairs(reward_model, processor, mixed_pairs, tmp_path):
+    """Seven pairs in batches of two on two processes: one pair is repeated to fill up, and must not count twice."""
+    rows = mixed_pairs[:7]
+    Dataset.from_list(rows, PREFERENCE_FEATURES).save_to_disk(tmp_path / "rows")
+    reward_model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    (tmp_path / "evaluate.py").write_text(PAIRS_ON_2_PROCESSES)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    launch += [str(ROOT / "accelerate_configs/cpu_2_processes.yaml"), str(tmp_path / "evaluate.py"), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    subprocess.run(launch, env=environment, check=True, timeout=300)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    scorer, images = RewardScorer(reward_model, processor), [row["images"] for row in rows]
+    chosen, rejected = (
+        scorer([row["prompt"] for row in rows], [row[side] for row in rows], images) for side in ("chosen", "rejected")
+    )
     assert metrics["eval_n_pairs"] == 7
     assert metrics["eval_accuracy"] == pytest.approx(sum(c > r for c, r in zip(chosen, rejected, strict=True)) / 7)
     assert metrics["eval_margin"] == pytest.approx((sum(chosen) - sum(rejected)) / 7, abs=1e-5)
