@@ -60,7 +60,7 @@ class JudgeArguments(ScriptArguments):
 def main(script_args, model_args):
     state, output_dir = PartialState(cpu=not torch.cuda.is_available()), Path(script_args.output_dir)
     set_seed(script_args.seed + state.process_index)
-    benchmark = BENCHMARKS.get(script_args.benchmark, preferences)
+    benchmark = {None: preferences, **BENCHMARKS}[script_args.benchmark]
     form = NumberedVerdict() if script_args.benchmark == "vl_rewardbench" else LetterVerdict()
 
     ####################

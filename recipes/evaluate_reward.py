@@ -74,7 +74,7 @@ def main(script_args, model_args):
     state, output_dir = PartialState(cpu=not torch.cuda.is_available()), Path(script_args.output_dir)
     if script_args.scores_file is not None and script_args.benchmark is None:
         raise ValueError("`scores_file` needs the `benchmark` whose rows it scores.")
-    benchmark = BENCHMARKS.get(script_args.benchmark, preferences)
+    benchmark = {None: preferences, **BENCHMARKS}[script_args.benchmark]
 
     ####################
     # Dataset
