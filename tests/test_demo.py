@@ -1,7 +1,6 @@
 """The demo's bookkeeping, and the results kept in the repo. The steps themselves run in test_recipes.py."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,11 +20,11 @@ def run_demo(monkeypatch, tmp_path):
     """Run the demo with steps that write what the real ones write, and note which ones ran."""
     ran = []
 
-    def step(command, **kwargs):
+    def step(command):
         out = Path(command[command.index("--output_dir") + 1])
-        ran.append(out.name if "recipes" in command[1] else "world")
+        ran.append("world" if command[0] == "-m" else out.name)
         if ran[-1] == run.failing:
-            return subprocess.CompletedProcess(command, 1)
+            return 1
         out.mkdir(parents=True, exist_ok=True)
         results = {
             "evaluate_reward": {
@@ -40,7 +39,7 @@ def run_demo(monkeypatch, tmp_path):
         }
         if ran[-1] in results:
             (out / "results.json").write_text(json.dumps(results[ran[-1]]))
-        return subprocess.CompletedProcess(command, 0)
+        return 0
 
     def run(*arguments, failing=None):
         run.failing = failing
@@ -48,7 +47,7 @@ def run_demo(monkeypatch, tmp_path):
         demo.main()
         return json.loads((tmp_path / "out/results.json").read_text())
 
-    monkeypatch.setattr(demo.subprocess, "run", step)
+    monkeypatch.setattr(demo, "run", step)
     run.ran = ran
     return run
 
@@ -99,14 +98,25 @@ def test_another_seed_in_the_same_folder_is_refused(run_demo):
         run_demo("--seed", "1")
 
 
+@pytest.mark.parametrize(("code", "exit_code"), [("print(sys.argv)", 0), ("sys.exit(3)", 3), ("1 / 0", 1)])
+def test_a_step_runs_in_a_process_of_its_own(tmp_path, capfd, code, exit_code):
+    script = tmp_path / "recipe.py"
+    script.write_text(f"import sys\nassert __name__ == '__main__'\n{code}\n")
+    arguments = list(sys.argv)
+    assert demo.run([str(script), "--seed", "0"]) == exit_code
+    assert sys.argv == arguments
+    if exit_code == 0:
+        assert capfd.readouterr().out == f"{[str(script), '--seed', '0']}\n"
+
+
 def test_every_command_of_the_demo_parses(tmp_path):
     for step, command in demo.steps(tmp_path, seed=3).items():
         if step == "world":
             continue
-        recipe = ROOT / command[1]
+        recipe = ROOT / command[0]
         types = dataclasses_of(recipe)
         on_cpu = ["--use_cpu", "true"] if step in ("reward_stage1", "reward_stage2", "mpo") else []
-        arguments = [str(ROOT / part) if part.startswith("recipes/") else part for part in command[2:]]
+        arguments = [str(ROOT / part) if part.startswith("recipes/") else part for part in command[1:]]
         parsed = RecipeParser(types, str(recipe), ()).parse_args_and_config([*arguments, *on_cpu])
         values = {key: value for namespace in parsed for key, value in vars(namespace).items()}
         assert values["output_dir"] == str(tmp_path / step)
