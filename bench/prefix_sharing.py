@@ -188,31 +188,33 @@ def peak_memory(function) -> float:
 
 
 def measure(ways: dict, parameters, rounds: int, seconds: float) -> dict[str, dict]:
-    """Let the ways take turns, for some rounds or until `seconds` are over."""
-
-    def clear():
-        for parameter in parameters:
-            parameter.grad = None
-
-    memory = {}
-    for name, way in ways.items():  # also the warm-up
-        memory[name] = peak_memory(way)
-        clear()
-    times, start = {name: [] for name in ways}, time.perf_counter()
-    while len(times["rows"]) < rounds and (not times["rows"] or time.perf_counter() - start < seconds):
+    """
+    Let the ways take turns, for some rounds or until `seconds` are over. The first turn measures memory and warms up.
+    Where it took more than `seconds` it is the only one: no warm-up would change what takes so long.
+    """
+    memory, turns, spent = {}, [], 0.0
+    while not turns or (len(turns) <= rounds and spent < seconds):
+        turn = {}
         for name, way in ways.items():
             began = time.perf_counter()
-            way()
-            times[name].append(time.perf_counter() - began)
-            clear()
+            if turns:
+                way()
+            else:
+                memory[name] = peak_memory(way)
+            turn[name] = time.perf_counter() - began
+            for parameter in parameters:
+                parameter.grad = None
+        turns.append(turn)
+        spent = sum(sum(turn.values()) for turn in turns)
+    turns = turns[1:] or turns
     return {
         name: {
-            "seconds": statistics.median(values),
-            "ratio": statistics.median(rows / own for rows, own in zip(times["rows"], values, strict=True)),
+            "seconds": statistics.median(turn[name] for turn in turns),
+            "ratio": statistics.median(turn["rows"] / turn[name] for turn in turns),
             "peak_mib": memory[name],
-            "rounds": len(values),
+            "rounds": len(turns),
         }
-        for name, values in times.items()
+        for name in ways
     }
 
 
@@ -277,6 +279,8 @@ def main():
     parser.add_argument("--seconds", type=float, default=15.0, help="Start no new round of a cell after this.")
     args = parser.parse_args()
 
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cpus": os.cpu_count()}
     torch.manual_seed(0)
     reward_model = Qwen2_5_VLForSequenceClassification(build_config())
     policy = Qwen2_5_VLForConditionalGeneration(build_config())
@@ -306,10 +310,7 @@ def main():
             }
         )
         print(line(cells[-1]), flush=True)
-
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    report = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cpus": os.cpu_count(), "cells": cells}
-    (args.output_dir / "results.json").write_text(json.dumps(report, indent=1) + "\n")
+        (args.output_dir / "results.json").write_text(json.dumps({**machine, "cells": cells}, indent=1) + "\n")
     plot(cells, args.output_dir / "results.png")
 
 
