@@ -299,6 +299,12 @@ def test_other_attention_stays_plain_and_says_why(policy, pairs, caplog):
     assert "forward" not in vars(policy.model)
 
 
+def test_transformers_has_no_flex_attention_for_this_model(policy):
+    """Once it has, packed rows can be attended to with a block mask, without gathering keys."""
+    with pytest.raises(ValueError, match="does not support an attention implementation through torch's flex_attention"):
+        policy.set_attn_implementation("flex_attention")
+
+
 def test_a_model_without_the_backbone_is_refused():
     with pytest.raises(ValueError, match="this Linear holds no `Qwen2_5_VLModel`"):
         share_prefixes(torch.nn.Linear(2, 2))

@@ -141,7 +141,9 @@ def share_prefixes(model: nn.Module) -> nn.Module:
     rounding. Generation is left as it is. A forward pass that shares returns no cache: ask for one with
     `use_cache=True`, and the pass is the plain one.
 
-    Sharing works with `attn_implementation` `"sdpa"` and `"eager"`. With any other it stays off, with a warning.
+    Sharing works with `attn_implementation` `"sdpa"` and `"eager"`. With any other it stays off, with a warning:
+    flash_attention_2 knows no rows that branch, and flex_attention, which could, is refused for Qwen2.5-VL by
+    transformers 5.23 itself (huggingface/transformers#34809).
 
     Args:
         model (`nn.Module`):
