@@ -197,6 +197,22 @@ def test_mpo(folder, mpo):
     assert not trained["lm_head.weight"].equal(policy["lm_head.weight"])
 
 
+def test_grpo(folder, stage2):
+    """The reward model is one of TRL's reward functions: it scores the policy's samples, with their images."""
+    settings = ["--max_steps", "2", "--logging_steps", "1", "--save_strategy", "steps", "--save_steps", "2"]
+    run_recipe("grpo", folder, *settings, "--per_device_train_batch_size", "16")
+    history = json.loads((folder / "outputs/tiny/grpo/checkpoint-2/trainer_state.json").read_text())["log_history"]
+    steps = [entry for entry in history if "loss" in entry]
+    assert len(steps) == 2
+    assert all(entry["rewards/reward_model/mean"] == entry["reward"] != 0 for entry in steps)
+    assert all(entry["grad_norm"] > 0 for entry in steps)
+    trained = load_file(folder / "outputs/tiny/grpo/model.safetensors")
+    policy = load_file(folder / "outputs/tiny/policy/model.safetensors")
+    assert not trained["lm_head.weight"].equal(policy["lm_head.weight"])
+    name = "visual.blocks.0.mlp.up_proj.weight"
+    assert trained[f"model.{name}"].equal(policy[name])  # frozen
+
+
 def test_evaluate_policy(folder, mpo):
     run_recipe("evaluate_policy", folder, "--model_name_or_path", "outputs/tiny/mpo")
     out = folder / "outputs/tiny/evaluate_policy"

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from trl.data_utils import prepare_multimodal_messages
 
 from vl_reward import DataCollatorForVisionReward, RewardScorer, share_prefixes
 
@@ -67,6 +68,19 @@ def test_strings_and_messages_score_alike(scorer, image_pairs, tmp_path):
             image.save(tmp_path / f"{i}_{k}.png")
     paths = [[str(tmp_path / f"{i}_{k}.png") for k in range(len(row))] for i, row in enumerate(images)]
     assert scorer(prompts, completions, paths) == reference
+
+
+def test_prompts_whose_placeholders_are_filled_score_alike(scorer, mixed_pairs):
+    """As GRPOTrainer hands them over, beside the column of images or without it."""
+    prompts, completions, images = columns(mixed_pairs)
+    filled = [prepare_multimodal_messages(*row) for row in zip(prompts, images, strict=True)]
+    expected = scorer(prompts, completions, images)
+    assert scorer(filled, completions, images) == expected
+    assert scorer(filled, completions) == expected
+    swapped = [images[2], images[1], images[0], *images[3:]]
+    assert [len(row) for row in images[:3]] == [1, 0, 2]
+    with pytest.raises(ValueError, match="completion [02]: Number of images provided"):
+        scorer(filled, completions, swapped)
 
 
 def test_text_needs_no_images(scorer, text_pairs):

@@ -17,6 +17,26 @@ def as_messages(prompt: str | list[dict], completion: str | list[dict]) -> list[
     return remove_none_values(prompt + completion)
 
 
+def take_images(prompt: str | list[dict]) -> tuple[str | list[dict], list]:
+    """
+    Part a prompt and the images that its placeholders hold already, as `GRPOTrainer` fills them in before it asks for
+    rewards.
+
+    Returns:
+        `tuple[str | list[dict], list]`: the prompt with empty placeholders, and the images, in order.
+    """
+    images = []
+    if isinstance(prompt, str):
+        return prompt, images
+    messages = remove_none_values(prompt)
+    for i, message in enumerate(messages):
+        if not isinstance(message["content"], str):
+            images += [part["image"] for part in message["content"] if "image" in part]
+            parts = [{key: part[key] for key in part if key != "image"} for part in message["content"]]
+            messages[i] = {**message, "content": parts}
+    return messages, images
+
+
 def text_of(messages: list[dict]) -> str:
     """All text of a conversation, without its images."""
     contents = [message["content"] for message in messages]

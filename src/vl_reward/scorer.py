@@ -8,7 +8,7 @@ from tqdm import tqdm
 from transformers import AutoProcessor, ProcessorMixin
 
 from .checkpoints import load_value_head
-from .encoding import as_messages, count_visual_tokens, encode_conversations, text_of
+from .encoding import as_messages, count_visual_tokens, encode_conversations, take_images, text_of
 from .images import image_key
 from .modeling_qwen2_5_vl import Qwen2_5_VLForSequenceClassification
 from .prefix_sharing import share_prefixes
@@ -91,14 +91,16 @@ class RewardScorer:
             completions (`list`):
                 Strings, or lists of one assistant message.
             images (`list`, *optional*):
-                One list of images (PIL or path) per completion; an empty list, or no `images`, for text.
+                One list of images (PIL or path) per completion, empty for text. Without `images`, they are those that
+                the prompts' placeholders hold.
 
         Returns:
             `list[float]`: one score per completion, in the order given. Higher is better; only differences between
             responses to one prompt mean something.
         """
-        images = images if images is not None else [[]] * len(prompts)
-        rows = list(zip(prompts, completions, images, strict=True))
+        taken = [take_images(prompt) for prompt in prompts]
+        images = images if images is not None else [held for _, held in taken]
+        rows = list(zip([prompt for prompt, _ in taken], completions, images, strict=True))
         scores = [0.0] * len(rows)
         progress = tqdm(total=len(rows), desc="Scoring", disable=len(rows) < 100)
         for indices in self._batches(rows):

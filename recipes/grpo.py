@@ -1,0 +1,95 @@
+"""
+The reward model as a reward function: a policy trained with GRPO on the scores of its own samples.
+
+The embedded world, on a CPU:
+
+accelerate launch recipes/grpo.py
+
+Qwen2.5-VL-7B, full fine-tuning on 8 GPUs of 80 GB:
+
+accelerate launch --config_file accelerate_configs/deepspeed_zero3.yaml recipes/grpo.py \
+    --config recipes/configs/qwen2_5_vl_7b/grpo.yaml
+
+Reads a policy, a reward model and prompts with images. Writes a policy. Watch its accuracy with evaluate_policy.py, not
+the reward: a reward model alone can be exploited, and Skywork R1V2 adds rules to it.
+"""
+
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import load_dataset, load_from_disk
+from peft import PeftModel
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
+from trl import GRPOConfig, GRPOTrainer, ScriptArguments, get_peft_config
+
+from vl_reward import RecipeParser, RewardScorer, VisionModelConfig, share_prefixes
+
+
+INPUTS = ("model_name_or_path", "reward_model", "dataset_name")
+
+
+@dataclass
+class GRPOArguments(ScriptArguments):
+    reward_model: str | None = field(default=None, metadata={"help": "Reward model that scores the samples."})
+
+
+def main(script_args, training_args, model_args):
+    set_seed(training_args.seed)
+
+    ####################
+    # Model & Processor
+    ####################
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        model_args.model_name_or_path,
+        revision=model_args.model_revision,
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+    )
+    if not model_args.use_peft:
+        # Trainer cannot resume from the hub's layout, see `Qwen2_5_VLForSequenceClassification.save_pretrained`.
+        model.save_pretrained = functools.partial(model.save_pretrained, save_original_format=False)
+    processor = AutoProcessor.from_pretrained(
+        model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
+    )
+    model.model.visual.requires_grad_(False)
+    if model_args.share_prefixes:
+        share_prefixes(model)  # the samples of a prompt have it and its images in common: those are computed once
+    reward_model = RewardScorer.from_pretrained(script_args.reward_model, dtype=model_args.dtype)
+    reward_model.model.to(training_args.device)
+
+    ####################
+    # Dataset
+    ####################
+    if Path(script_args.dataset_name).exists():
+        dataset = load_from_disk(script_args.dataset_name)
+    else:
+        dataset = load_dataset(script_args.dataset_name, script_args.dataset_config)
+    # Edit here: map your columns to `prompt` (a list of messages) and `images` (a list).
+    dataset = dataset[script_args.dataset_train_split]
+
+    ####################
+    # Training
+    ####################
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=reward_model,
+        args=training_args,
+        train_dataset=dataset,
+        processing_class=processor,
+        peft_config=get_peft_config(model_args),
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+
+    ####################
+    # Save
+    ####################
+    if isinstance(trainer.model, PeftModel):
+        trainer.model = trainer.model.merge_and_unload()
+    trainer.save_model()
+    trainer.accelerator.print(f"Policy saved to {training_args.output_dir}")
+
+
+if __name__ == "__main__":
+    parser = RecipeParser((GRPOArguments, GRPOConfig, VisionModelConfig), __file__, INPUTS)
+    main(*parser.parse_args_and_config())
