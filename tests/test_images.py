@@ -1,5 +1,9 @@
 """Pixels that come out of the one image loader."""
 
+import io
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,15 +13,132 @@ from transformers import AutoProcessor
 from vl_reward.images import load_image
 
 
-def test_exif_orientation(tmp_path):
-    image = Image.new("RGB", (40, 20), "white")
-    image.paste("black", (0, 0, 10, 20))
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def corners(image):
+    """The colours of the four corners, as they are read: top left, top right, bottom left, bottom right."""
+    right, bottom = image.width - 2, image.height - 2
+    return [image.getpixel(place) for place in ((1, 1), (right, 1), (1, bottom), (right, bottom))]
+
+
+def quarters():
+    """40 x 20 pixels, a quarter each in red, green, blue and white."""
+    image = Image.new("RGB", (40, 20), WHITE)
+    for colour, place in ((RED, (0, 0)), (GREEN, (20, 0)), (BLUE, (0, 10))):
+        image.paste(colour, (*place, place[0] + 20, place[1] + 10))
+    return image
+
+
+# Orientation 6, say: the first row of the file is the right side of the scene, its first column the top.
+EXIF = {
+    1: [RED, GREEN, BLUE, WHITE],
+    2: [GREEN, RED, WHITE, BLUE],
+    3: [WHITE, BLUE, GREEN, RED],
+    4: [BLUE, WHITE, RED, GREEN],
+    5: [RED, BLUE, GREEN, WHITE],
+    6: [BLUE, RED, WHITE, GREEN],
+    7: [WHITE, GREEN, BLUE, RED],
+    8: [GREEN, WHITE, RED, BLUE],
+}
+
+
+@pytest.mark.parametrize(("orientation", "expected"), EXIF.items())
+def test_exif_orientation(tmp_path, orientation, expected):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned a quarter
-    image.save(tmp_path / "turned.png", exif=exif)
+    exif[0x0112] = orientation
+    quarters().save(tmp_path / "turned.png", exif=exif)
     loaded = load_image(tmp_path / "turned.png")
-    assert loaded.size == (20, 40)
-    assert loaded.getpixel((10, 2)) == (0, 0, 0) and loaded.getpixel((10, 30)) == (255, 255, 255)
+    assert loaded.size == ((40, 20) if orientation < 5 else (20, 40))
+    assert corners(loaded) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("plain.png", {}),
+        ("palette.gif", {}),
+        ("bitmap.bmp", {}),
+        ("lossless.webp", {"lossless": True}),
+        ("scan.tiff", {"compression": "tiff_lzw"}),
+        ("full.jpg", {"quality": 100, "subsampling": 0}),
+        ("progressive.jpg", {"quality": 100, "subsampling": 0, "progressive": True}),
+        ("png_in_truth.jpg", {"format": "PNG"}),
+        ("no_suffix", {"format": "PNG"}),
+    ],
+)
+def test_formats(tmp_path, name, settings):
+    quarters().save(tmp_path / name, **settings)
+    loaded = load_image(tmp_path / name)
+    assert (loaded.mode, loaded.size) == ("RGB", (40, 20))
+    assert np.abs(np.array(corners(loaded)) - [RED, GREEN, BLUE, WHITE]).max() <= 2
+
+
+def test_cmyk(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "print.tiff")
+    assert load_image(tmp_path / "print.tiff").getpixel((4, 4)) == RED
+
+
+@pytest.mark.parametrize("mode", ["1", "L"])
+def test_black_and_white(tmp_path, mode):
+    Image.new(mode, (8, 8), 255).save(tmp_path / "scan.png")
+    assert load_image(tmp_path / "scan.png").getpixel((4, 4)) == WHITE
+
+
+@pytest.mark.parametrize("name", ["moving.gif", "moving.webp", "moving.png"])
+def test_first_frame_of_an_animation(tmp_path, name):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
+    assert load_image(tmp_path / name).getpixel((4, 4)) == RED
+
+
+def png_header(width, height):
+    """A PNG that claims a size and holds no pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def encoded(image, form):
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+HOSTILE = {
+    "empty": (b"", "cannot identify"),
+    "text": (b"hello", "cannot identify"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "cannot identify"),
+    "cut_png": (encoded(quarters(), "PNG")[:-30], ""),
+    "cut_jpeg": (encoded(Image.effect_noise((64, 64), 90), "JPEG")[:900], "truncated"),
+    "header_alone": (png_header(8, 8), ""),
+    "bomb": (png_header(10_000, 10_000), "10000 x 10000 pixels, and 89,478,485 are the limit"),
+    "larger_bomb": (png_header(60_000, 60_000), "decompression bomb"),
+    "thread": (encoded(Image.new("RGB", (402, 2)), "PNG"), "402 x 2 pixels: one side is over 200 times the other"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), HOSTILE.values(), ids=HOSTILE)
+def test_hostile_files_are_refused_with_the_reason(tmp_path, content, reason):
+    (tmp_path / "file.png").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"file\.png could not be decoded \(.*{reason}"):
+        load_image(tmp_path / "file.png")
+    with pytest.raises(ValueError, match="image bytes could not be decoded"):
+        load_image({"bytes": content, "path": None})
+
+
+def test_a_url_is_not_fetched():
+    with pytest.raises(ValueError, match="https://example.org/a.png could not be decoded .it is a URL"):
+        load_image("https://example.org/a.png")
+
+
+def test_a_folder_and_a_missing_file_are_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "missing.png"):
+        with pytest.raises(ValueError, match="could not be decoded"):
+            load_image(path)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

@@ -1,17 +1,38 @@
 """The one way this project opens an image, so that training, labelling and evaluation see the same pixels."""
 
 import io
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 
+MAX_ASPECT_RATIO = 200  # Qwen2.5-VL's image processor takes no more
+
+
 def open_image(source: Image.Image | str | Path | dict) -> Image.Image:
-    """Open an image without decoding it. `source` is what [`load_image`] takes."""
+    """
+    Open an image without decoding it. `source` is what [`load_image`] takes.
+
+    Raises:
+        ValueError: For a URL, and for a size, as the header has it, that must not be decoded.
+    """
     if isinstance(source, dict):
         source = io.BytesIO(source["bytes"]) if source.get("bytes") is not None else source["path"]
-    return source if isinstance(source, Image.Image) else Image.open(source)
+    if isinstance(source, str) and "://" in source:
+        raise ValueError("it is a URL, and nothing is fetched while a model runs: download it first")
+    if isinstance(source, Image.Image):
+        image = source
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an error below
+            image = Image.open(source)
+    if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels, and {Image.MAX_IMAGE_PIXELS:,} are the limit")
+    if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+        raise ValueError(f"{image.width} x {image.height} pixels: one side is over {MAX_ASPECT_RATIO} times the other")
+    return image
 
 
 def image_key(source: Image.Image | str | Path | dict) -> object:
@@ -43,7 +64,8 @@ def load_image(source: Image.Image | str | Path | dict) -> Image.Image:
         `PIL.Image.Image` in mode RGB.
 
     Raises:
-        ValueError: If the file is missing, truncated or not an image.
+        ValueError: If the file is missing, truncated, not an image, over `PIL.Image.MAX_IMAGE_PIXELS`, or more than
+            200 times as long as wide; and for a URL.
     """
     with named_errors(source):
         image = open_image(source)
