@@ -6,10 +6,6 @@ BIN := .venv/bin
 
 .PHONY: demo test quality
 
-# glibc would hand the memory of large tensors back after each training step, and fault it in again in the next.
-demo: export MALLOC_TOP_PAD_ = 536870912
-demo: export MALLOC_MMAP_THRESHOLD_ = 4294967296
-demo: export MALLOC_TRIM_THRESHOLD_ = 8589934592
 demo: .venv/installed
 	$(BIN)/python -m vl_reward.tiny.demo --seed $(SEED) --output_dir $(OUT)
 

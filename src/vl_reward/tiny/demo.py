@@ -11,18 +11,25 @@ Each step is a recipe run as a user would, with its tiny config. A step that is 
 import argparse
 import importlib.metadata
 import json
-import multiprocessing
-import runpy
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 
+# glibc would hand the memory of large tensors back after each step, and fault it in again in the next.
+KEEP_MEMORY = {
+    "MALLOC_TOP_PAD_": "536870912",
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+}
 PACKAGES = ("vl-reward", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
 def steps(out: Path, seed: int) -> dict[str, list[str]]:
-    """The command of each step, in order: what `python` is given."""
+    """The command of each step, in order."""
+    recipe = [sys.executable, "recipes/{}.py"]
     inputs = {
         "reward_stage1": {"model_name_or_path": "base", "dataset_name": "preferences"},
         "reward_stage2": {"model_name_or_path": "reward_stage1", "dataset_name": "preferences"},
@@ -37,10 +44,10 @@ def steps(out: Path, seed: int) -> dict[str, list[str]]:
         },
         "evaluate_mpo": {"model_name_or_path": "mpo", "dataset_name": "prompts", "reward_model": "reward_stage2"},
     }
-    commands = {"world": ["-m", "vl_reward.tiny", "--output_dir", str(out), "--seed", str(seed)]}
+    commands = {"world": [sys.executable, "-m", "vl_reward.tiny", "--output_dir", str(out), "--seed", str(seed)]}
     for step, paths in inputs.items():
         name = "evaluate_policy" if step == "evaluate_mpo" else step
-        command = [f"recipes/{name}.py", "--config", f"recipes/configs/tiny/{name}.yaml"]
+        command = [recipe[0], recipe[1].format(name), "--config", f"recipes/configs/tiny/{name}.yaml"]
         for key, path in paths.items():
             command += [f"--{key}", str(out / path)]
         if name not in ("evaluate_reward", "label_preferences"):
@@ -49,27 +56,6 @@ def steps(out: Path, seed: int) -> dict[str, list[str]]:
             command += ["--num_generations", "0"]  # greedy only
         commands[step] = command + ["--output_dir", str(out / step)]
     return commands
-
-
-def execute(command: list[str]) -> None:
-    """What `python` does with a command, in the process at hand."""
-    if command[0] == "-m":
-        sys.argv = command[1:]
-        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = command
-        runpy.run_path(command[0], run_name="__main__")
-
-
-def run(command: list[str]) -> int:
-    """
-    Run a command in a process of its own and return its exit code. The process is forked from this one, in which the
-    packages are imported already: that takes some 12 s, which nine steps need not spend nine times.
-    """
-    process = multiprocessing.get_context("fork").Process(target=execute, args=(command,))
-    process.start()
-    process.join()
-    return process.exitcode
 
 
 def collect(out: Path, seconds: dict[str, float]) -> dict:
@@ -115,9 +101,9 @@ def main():
         if step in done["seconds"]:
             print(f"[{number}/{len(commands)}] {step}: done", flush=True)
             continue
-        print(f"[{number}/{len(commands)}] {step}: {' '.join(['python', *command])}", flush=True)
+        print(f"[{number}/{len(commands)}] {step}: {' '.join(['python', *command[1:]])}", flush=True)
         start = time.monotonic()
-        if run(command) != 0:
+        if subprocess.run(command, env={**os.environ, **KEEP_MEMORY}).returncode != 0:
             sys.exit(f"{step} failed. `make demo` goes on from there once its cause is mended.")
         done["seconds"][step] = round(time.monotonic() - start, 1)
         args.output_dir.mkdir(parents=True, exist_ok=True)
