@@ -251,9 +251,10 @@ def ways_of(workload: str, batch: dict, response: int, reward_model, policy, ref
     if workload == "score":
         ways["value_head"] = functools.partial(score_value_head, (policy, value_head), batch)
         ways["cache"] = functools.partial(score_cache, reward_model, batch, response)
-        expected = ways["rows"]()
-        for name in ("shared", "cache"):
-            assert torch.allclose(ways[name](), expected, atol=1e-4), f"{name} gives other scores"
+        if len(batch["input_ids"]) <= 8:  # beyond, the check would take a third of the grid's time
+            expected = ways["rows"]()
+            for name in ("shared", "cache"):
+                assert torch.allclose(ways[name](), expected, atol=1e-4), f"{name} gives other scores"
     return ways
 
 
