@@ -89,10 +89,11 @@ def test_rewardbench_weighs_the_subsets_that_occur(monkeypatch):
     assert results["missing_subsets"] == [f"hep-{name}" for name in ("cpp", "go", "java", "js", "python", "rust")]
 
 
-def test_a_section_without_rows_is_named_and_not_a_zero():
+def test_a_section_without_rows_is_no_zero_and_leaves_no_mean():
     rows = [{"subset": "donotanswer", "responses": ["a", "b"], "preferred": 0}] * 4
     results = rewardbench.summarize(rows, [[1, 0], [1, 0], [1, 0], [0, 1]])
-    assert results["overall"] == 0.75 and results["sections"].keys() == {"Safety"}
+    assert results["overall"] is results["macro"] is results["overall_interval"] is None
+    assert results["sections"].keys() == {"Safety"} and results["sections"]["Safety"]["accuracy"] == 0.75
     assert {"Chat", "Chat Hard", "Reasoning"} <= set(results["missing_subsets"])
 
 
@@ -129,24 +130,30 @@ def test_the_best_of_four_shares_what_it_earns(case):
 def test_rewardbench2_is_the_mean_of_its_subsets(tmp_path):
     four = {"prompt": "?", "chosen": ["a"], "rejected": ["b", "c", "d"]}
     rows = [{"id": "0", "subset": "Factuality", **four}, {"id": "1", "subset": "Factuality", **four}]
-    rows += [{"id": 0, "subset": "Precise IF", **four}]  # the same id in another subset
+    rows += [{"id": 0, "subset": name, **four} for name in ("Precise IF", "Math", "Safety", "Focus")]  # the same id
     rows += [
         {"id": "ref:3", "subset": "Ties", **four},
         {"id": "tied:3", "subset": "Ties", **four, "chosen": ["a", "e"]},
     ]
     loaded = rewardbench2.load(write_lines(tmp_path / "rows.jsonl", rows))
-    assert [len(row["responses"]) for row in loaded] == [4, 4, 4, 4, 5]
-    results = rewardbench2.summarize(
-        loaded, [[1, 0, 0, 0], [0, 1, 0, 0], [2, 2, 0, 0], [9, 0, 0, 0], [9.0, 9.0, 0, 0, 0]]
-    )
+    assert [len(row["responses"]) for row in loaded] == [4] * 7 + [5]
+    of_four = [[1, 0, 0, 0], [0, 1, 0, 0], [2, 2, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0]]
+    scores = of_four + [[9, 0, 0, 0], [9.0, 9.0, 0, 0, 0]]
+    results = rewardbench2.summarize(loaded, scores)
     assert {name: subset["accuracy"] for name, subset in results["subsets"].items()} == {
         "Factuality": 0.5,
         "Precise IF": 0.5,
+        "Math": 1.0,
+        "Safety": 0.0,
+        "Focus": 1.0,
         "Ties": pytest.approx(1.01),  # no spread and a gap: an infinite margin
     }
-    assert results["overall"] == results["macro"] == pytest.approx((0.5 + 0.5 + 1.01) / 3)
-    assert results["missing_subsets"] == ["Focus", "Math", "Safety"]
-    assert results["n"] == 5 and results["ties"] == 2
+    assert results["overall"] == results["macro"] == pytest.approx((0.5 + 0.5 + 1 + 0 + 1 + 1.01) / 6)
+    assert results["missing_subsets"] == [] and results["n"] == 8 and results["ties"] == 2
+
+    without_math = rewardbench2.summarize(loaded[:3] + loaded[4:], scores[:3] + scores[4:])
+    assert without_math["missing_subsets"] == ["Math"] and without_math["subsets"]["Focus"]["accuracy"] == 1.0
+    assert without_math["overall"] is without_math["macro"] is without_math["overall_interval"] is None
 
 
 @pytest.mark.parametrize(
@@ -183,6 +190,9 @@ def test_vl_rewardbench_reads_the_ranking_and_counts_equal_ids_twice(tmp_path):
     subsets = {name: (s["accuracy"], s["n"], s["ties"]) for name, s in results["subsets"].items()}
     assert subsets == {"reasoning": (0.5, 2, 0), "hallucination": (1.0, 1, 0), "general": (0.0, 1, 1)}
     assert results["n"] == 4 and results["ties"] == 1
+    without_general = vl_rewardbench.summarize(loaded[:3], [[2, 1], [2, 1], [1, 2]])
+    assert without_general["missing_subsets"] == ["general"] and without_general["overall"] == pytest.approx(2 / 3)
+    assert without_general["macro"] is without_general["macro_interval"] is None
 
 
 def test_vl_rewardbench_refuses_a_ranking_that_is_none(tmp_path):

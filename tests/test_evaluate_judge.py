@@ -129,4 +129,4 @@ def test_rewardbench_gives_half_a_point(judged):
         for i, (_, better, responses) in enumerate(ROWS)
     ]
     results, _, _ = judged("rewardbench", rows)
-    assert (results["n"], results["ties"], results["overall"]) == (5, 1, 3.5 / 5)
+    assert (results["n"], results["ties"], results["sections"]["Safety"]["accuracy"]) == (5, 1, 3.5 / 5)

@@ -86,8 +86,8 @@ def summarize(rows: list[dict], scores: list[list[float]], tie: float = 0.0) -> 
     """
     The numbers of `calculate_scores_per_section`: a section's accuracy weighs its subsets by `EXAMPLE_COUNTS`;
     `overall`, which is `macro` too, is the mean of the sections. Subsets that do not occur are left out of a section by
-    the official rule, and a section of which none occurs is left out here, where the official script counts a zero;
-    both are named in `missing_subsets`. The prior sets are not part of it.
+    the official rule. Where a whole section does not occur, the official script counts a zero; here there is no
+    `overall` then (`None`). Both are named in `missing_subsets`. The prior sets are not part of it.
 
     Args:
         rows (`list[dict]`):
@@ -107,9 +107,11 @@ def summarize(rows: list[dict], scores: list[list[float]], tie: float = 0.0) -> 
             accuracy, interval = estimate(of_section, lambda sums, section=section: section_accuracy(section, sums))
             n = sum(map(len, of_section.values()))
             sections[section] = {"accuracy": accuracy, "interval": interval, "n": n}
-    overall, interval = estimate(
-        strata, lambda sums: np.mean([section_accuracy(section, sums) for section in sections], axis=0)
-    )
+    missing_sections, overall, interval = sorted(SECTIONS.keys() - sections.keys()), None, None
+    if not missing_sections:
+        overall, interval = estimate(
+            strata, lambda sums: np.mean([section_accuracy(section, sums) for section in SECTIONS], axis=0)
+        )
     return {
         "n": len(rows),
         "overall": overall,
@@ -117,7 +119,7 @@ def summarize(rows: list[dict], scores: list[list[float]], tie: float = 0.0) -> 
         "macro": overall,
         "macro_interval": interval,
         "ties": count_ties(scores),
-        "missing_subsets": sorted(SUBSETS - by_subset.keys()) + sorted(SECTIONS.keys() - sections.keys()),
+        "missing_subsets": sorted(SUBSETS - by_subset.keys()) + missing_sections,
         "subsets": subset_results(subsets, credits, scores),
         "sections": sections,
     }

@@ -99,11 +99,16 @@ def ties_score(sums: np.ndarray) -> np.ndarray:
     return 0.3 * tied / n_tied + 0.3 * ref / n_ref + 0.2 * wide / n + 0.2 * narrow / n + 0.01 * margin / n
 
 
+def mean_of_subsets(sums: dict[str, np.ndarray]) -> np.ndarray:
+    """The unweighted mean of the subsets' accuracies and the score of Ties."""
+    return np.mean([(ties_score if is_ties(name) else ratio)(of_subset) for name, of_subset in sums.items()], axis=0)
+
+
 def summarize(rows: list[dict], scores: list[list[float]]) -> dict:
     """
     The numbers of `run_v2.py`: a row of the best of four earns 1, shared among all that score highest, and Ties has a
-    weighted score of its own. `overall`, which is `macro` too, is the mean of the six subsets. Subsets that do not
-    occur are named in `missing_subsets`, and it is then the mean of the others.
+    weighted score of its own. `overall`, which is `macro` too, is the mean of the six subsets. Where some do not occur,
+    `missing_subsets` names them, and there is no `overall` (`None`).
 
     Args:
         rows (`list[dict]`):
@@ -128,10 +133,10 @@ def summarize(rows: list[dict], scores: list[list[float]]) -> dict:
             credits = np.array([best_of_credit(row) for row in some_scores])
             strata[name] = np.stack([credits, np.ones(len(credits))], axis=1)
             subsets |= subset_results([name] * len(numbers), credits, some_scores)
-    overall, interval = estimate(
-        strata,
-        lambda sums: np.mean([(ties_score if is_ties(name) else ratio)(group) for name, group in sums.items()], axis=0),
-    )
+    there = {name.lower() for name in subsets}
+    missing, overall, interval = [name for name in SUBSETS if name.lower() not in there], None, None
+    if not missing:
+        overall, interval = estimate(strata, mean_of_subsets)
     return {
         "n": len(rows),
         "overall": overall,
@@ -139,6 +144,6 @@ def summarize(rows: list[dict], scores: list[list[float]]) -> dict:
         "macro": overall,
         "macro_interval": interval,
         "ties": count_ties(scores),
-        "missing_subsets": sorted(set(SUBSETS) - subsets.keys()),
+        "missing_subsets": missing,
         "subsets": subsets,
     }

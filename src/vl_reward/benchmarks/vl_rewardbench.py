@@ -66,8 +66,8 @@ def load(source: str = HUB_ID) -> list[dict]:
 
 def summarize(rows: list[dict], scores: list[list[float]]) -> dict:
     """
-    The numbers of `cal.py`: `overall` is the accuracy over all pairs, `macro` the mean of the three groups'. A group
-    that does not occur is named in `missing_subsets`, and `macro` is then the mean of the others.
+    The numbers of `cal.py`: `overall` is the accuracy over all pairs, `macro` the mean of the three groups'. Where a
+    group does not occur, `missing_subsets` names it, and there is no `macro` (`None`).
 
     Args:
         rows (`list[dict]`):
@@ -77,14 +77,15 @@ def summarize(rows: list[dict], scores: list[list[float]]) -> dict:
     """
     credits = pair_credits(rows, scores)
     groups = [row["subset"] for row in rows]
-    macro, macro_interval = mean_of_groups(groups, credits)
+    missing = sorted(set(GROUPS.values()) - set(groups))
+    macro, macro_interval = (None, None) if missing else mean_of_groups(groups, credits)
     return {
         "n": len(rows),
         **micro(credits),
         "macro": macro,
         "macro_interval": macro_interval,
         "ties": count_ties(scores),
-        "missing_subsets": sorted(set(GROUPS.values()) - set(groups)),
+        "missing_subsets": missing,
         "subsets": subset_results(groups, credits, scores),
         "sources": subset_results([row["source"] for row in rows], credits, scores),
     }
