@@ -1,7 +1,13 @@
 """Pixels that come out of the one image loader."""
 
+import http.server
 import io
+import json
+import os
+import random
+import shutil
 import struct
+import threading
 import zlib
 
 import numpy as np
@@ -10,7 +16,9 @@ from PIL import Image
 from qwen_vl_utils.vision_process import smart_resize
 from transformers import AutoProcessor
 
-from vl_reward.images import load_image
+from vl_reward import images
+from vl_reward.encoding import count_visual_tokens
+from vl_reward.images import confined_path, fetch_image, load_image
 
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -181,3 +189,159 @@ def test_pixel_budget_is_that_of_qwens_own_tools(policy_path, size, max_pixels):
     tokens = processor(text=[text], images=[Image.new("RGB", size)])["input_ids"][0].count(processor.image_token_id)
     height, width = smart_resize(size[1], size[0], factor=28, min_pixels=56 * 56, max_pixels=max_pixels)
     assert tokens == height * width // 28**2 <= max_pixels // 28**2
+
+
+def test_a_portable_pixmap_and_a_jpeg_of_several_pictures(tmp_path):
+    quarters().save(tmp_path / "image.ppm")
+    assert corners(load_image(tmp_path / "image.ppm")) == [RED, GREEN, BLUE, WHITE]
+    Image.new("RGB", (16, 16), RED).save(
+        tmp_path / "both_eyes.mpo", save_all=True, append_images=[Image.new("RGB", (16, 16), BLUE)]
+    )
+    assert np.abs(np.array(load_image(tmp_path / "both_eyes.mpo").getpixel((8, 8))) - RED).max() <= 2
+
+
+def test_a_format_that_would_start_another_program_is_not_read(tmp_path):
+    text = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"
+    (tmp_path / "drawing.eps").write_text(text)
+    with pytest.raises(ValueError, match="cannot identify"):
+        load_image(tmp_path / "drawing.eps")
+
+
+def test_a_file_over_the_byte_cap_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_BYTES", 100)
+    (tmp_path / "large.png").write_bytes(encoded(Image.effect_noise((64, 64), 90), "PNG"))
+    with pytest.raises(ValueError, match=r"large\.png could not be decoded \([\d,]+ bytes, and 100 are the limit"):
+        load_image(tmp_path / "large.png")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match="it is not a regular file"):
+        load_image(tmp_path / "pipe.png")
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (np.array([[0.0, 0.5]], np.float32), "floating-point"),
+        (np.array([[0, 70_000]], np.int32), "0 to 70000, and 16 bits"),
+    ],
+)
+def test_values_of_no_known_scale_are_refused(tmp_path, values, reason):
+    Image.fromarray(values).save(tmp_path / "depth.tiff")
+    with pytest.raises(ValueError, match=reason):
+        load_image(tmp_path / "depth.tiff")
+
+
+def test_nothing_to_read_is_refused():
+    with pytest.raises(ValueError, match="it has neither bytes nor a path"):
+        load_image({"bytes": None, "path": None})
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"])
+def test_damaged_files_are_decoded_or_refused_and_stop_nothing(form):
+    """300 files with a few bytes overwritten, or cut: whatever PIL raises becomes a ValueError."""
+    rng, whole, refused = random.Random(form), encoded(quarters(), form), 0
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(rng.randint(1, 8)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        data = data[: rng.randint(1, len(data))] if rng.random() < 0.3 else data
+        try:
+            assert load_image({"bytes": bytes(data), "path": None}).mode == "RGB"
+        except ValueError as error:
+            refused += 1
+            assert "image bytes could not be decoded" in str(error)
+    assert 0 < refused <= 300
+
+
+def test_paths_stay_in_the_image_root(tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "secret.png"
+    (root / "a").mkdir(parents=True)
+    quarters().save(root / "a/good.png")
+    quarters().save(outside)
+    (root / "link.png").symlink_to(outside)
+    (root / "inner.png").symlink_to(root / "a/good.png")
+    (root / "folder").symlink_to(tmp_path)
+    good = str((root / "a/good.png").resolve())
+    assert confined_path("a/good.png", root) == good
+    assert confined_path(good, root) == good
+    assert confined_path("inner.png", root) == good
+    for path in ("../secret.png", "a/../../secret.png", "a/../a/good.png", str(outside), "link.png"):
+        with pytest.raises(ValueError, match="leads out of the image root"):
+            confined_path(path, root)
+    with pytest.raises(ValueError, match="leads out of the image root"):
+        confined_path("folder/secret.png", root)
+    for url in ("http://example.org/a.png", "file:///etc/passwd"):
+        with pytest.raises(ValueError, match="is a URL"):
+            confined_path(url, root)
+    with pytest.raises(ValueError, match="no `image_root`"):
+        confined_path("a/good.png", None)
+    with pytest.raises(ValueError, match="is not a path|leads out"):
+        confined_path("a\0b.png", root)
+
+
+@pytest.fixture
+def server():
+    """Serves a picture at /good.png, 2,000 bytes at /large.png, a byte now and then at /slow.png, nothing elsewhere."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            files = {"/good.png": encoded(quarters(), "PNG"), "/large.png": b"x" * 2000, "/slow.png": b"x"}
+            found = files.get(self.path)
+            self.send_response(200 if found else 404)
+            self.end_headers()
+            self.wfile.write(found or b"")
+            while self.path == "/slow.png" and not self.server.done.wait(0.05):
+                self.wfile.write(b"x")
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.done = threading.Event()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.done.set()
+    server.shutdown()
+
+
+def test_a_url_is_fetched_only_when_asked_and_within_its_cap(server):
+    assert corners(load_image(fetch_image(f"{server}/good.png"))) == [RED, GREEN, BLUE, WHITE]
+    with pytest.raises(ValueError, match="is larger than 1,000 bytes"):
+        fetch_image(f"{server}/large.png", max_bytes=1000)
+    with pytest.raises(ValueError, match="could not be fetched"):
+        fetch_image(f"{server}/none.png")
+    with pytest.raises(ValueError, match="could not be fetched .not complete after 0.3 seconds"):
+        fetch_image(f"{server}/slow.png", timeout=0.3)
+    with pytest.raises(ValueError, match="could not be fetched .URL can't contain control characters"):
+        fetch_image(f"{server}/a b.png")
+    with pytest.raises(ValueError, match="only http and https"):
+        fetch_image("file:///etc/hostname")
+
+
+def test_pixel_budget_reaches_a_checkpoint_of_the_hub_and_is_kept_when_saved(policy_path, tmp_path):
+    """
+    The hub's files have the limit in `preprocessor_config.json`, where `size` is not looked at (pitfall of 5.23).
+    """
+    shutil.copytree(policy_path, tmp_path / "hub")
+    path = tmp_path / "hub/processor_config.json"
+    settings = json.loads(path.read_text())
+    image_processor = settings.pop("image_processor")
+    image_processor = {key: value for key, value in image_processor.items() if key not in ("size", "max_pixels")}
+    image_processor |= {"min_pixels": 3136, "max_pixels": 12845056}
+    (tmp_path / "hub/preprocessor_config.json").write_text(json.dumps(image_processor))
+    path.write_text(json.dumps(settings))
+    probe = Image.new("RGB", (2000, 2000))
+
+    def tokens(processor):
+        return count_visual_tokens(processor, "probe", [probe]), int(
+            processor.image_processor(images=[probe], return_tensors="pt")["image_grid_thw"].prod() // 4
+        )
+
+    assert tokens(AutoProcessor.from_pretrained(tmp_path / "hub"))[1] == 71 * 71
+    processor = AutoProcessor.from_pretrained(tmp_path / "hub", max_pixels=256 * 28 * 28)
+    assert tokens(processor) == (256, 256)
+    processor.save_pretrained(tmp_path / "saved")
+    assert tokens(AutoProcessor.from_pretrained(tmp_path / "saved")) == (256, 256)

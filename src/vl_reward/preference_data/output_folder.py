@@ -1,0 +1,69 @@
+"""A folder that appears whole or not at all."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, Image, List
+
+from .audit import CurationAudit
+from .dataset_card import dataset_card
+
+
+WRITTEN = {"preferences", "README.md", "audit.json", "audit.md", "dropped.jsonl", "repair.jsonl", "quarantine.jsonl"}
+
+
+class OutputFolder:
+    """
+    Collects what a preparation writes in `<path>.partial` and puts it in place at the end, so that a run that was
+    stopped leaves the former result, and the next run starts from nothing.
+
+    Args:
+        path (`str`):
+            Where the result will be.
+
+    Attributes:
+        work (`Path`): A folder for intermediate files, which does not become part of the result.
+
+    Raises:
+        ValueError: If `path` holds files that a preparation does not write: they would be lost.
+    """
+
+    def __init__(self, path: str):
+        self.path = Path(path)
+        self.partial = self.path.with_name(f"{self.path.name}.partial")
+        self.work = self.partial / "work"
+        if self.path.exists() and (others := sorted({item.name for item in self.path.iterdir()} - WRITTEN)):
+            raise ValueError(f"`output_dir: {path}` holds {others}, which the result would replace. Move them.")
+        shutil.rmtree(self.partial, ignore_errors=True)
+        self.work.mkdir(parents=True)
+
+    def save(self, datasets: DatasetDict, audit: CurationAudit, dropped: list[dict], doubtful: list[dict]):
+        """
+        Write the pairs, their card, the audit, and the lists: every pair that went (`dropped.jsonl`), those of them
+        with a bad image (`quarantine.jsonl`) and those that a better response would repair (`repair.jsonl`).
+        """
+        splits = {name: len(dataset) for name, dataset in datasets.items()}
+        datasets.save_to_disk(str(self.partial / "preferences"))
+        with_images = {name: count_with_images(dataset) for name, dataset in datasets.items()}
+        audit.save(self.partial)
+        card = dataset_card(audit.as_dict(), splits, with_images)
+        (self.partial / "README.md").write_text(card, encoding="utf-8")
+        quarantined = [row for row in dropped if row["step"] == "images"]
+        for name, rows in (("dropped", dropped), ("quarantine", quarantined), ("repair", doubtful)):
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (self.partial / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        shutil.rmtree(self.work)
+        former = self.path.with_name(f"{self.path.name}.former")
+        shutil.rmtree(former, ignore_errors=True)
+        if self.path.exists():
+            os.replace(self.path, former)
+        os.replace(self.partial, self.path)
+        shutil.rmtree(former, ignore_errors=True)
+
+
+def count_with_images(dataset: Dataset) -> int:
+    """Pairs with at least one image."""
+    images = dataset.select_columns("images").cast_column("images", List(Image(decode=False)))
+    return sum(len(row) > 0 for row in images["images"])

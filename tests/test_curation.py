@@ -1,0 +1,405 @@
+"""Each step of curation on planted pairs: what goes, why, and that all else stays."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from PIL import Image, ImageDraw
+
+from vl_reward.encoding import as_messages, encode_conversations
+from vl_reward.preference_data import BenchmarkContent, CurationAudit, PairCuration, PairInspection, PreferenceSource
+from vl_reward.preference_data.decontamination import benchmark_row_ids
+from vl_reward.preference_data.duplicates import contradictions, duplicates
+from vl_reward.preference_data.filters import outside_limits, surrogate_doubts, ties
+from vl_reward.preference_data.image_similarity import bit_distances, perceptual_hash, pixel_hash
+from vl_reward.preference_data.inspection import inspect_images
+from vl_reward.preference_data.mixture import group_by_content, over_cap, over_share, split_and_order
+from vl_reward.preference_data.near_duplicates import hash_pieces, near_duplicates
+from vl_reward.preference_data.pair import PAIR_FEATURES, build_pair
+from vl_reward.preference_data.text_similarity import jaccard, normalize, shingles, signature, text_key, words_key
+from vl_reward.tiny.preferences import as_png
+
+
+SAMPLES = Path(__file__).parent.parent.parent / "shared/fixtures"  # real public records, not part of the project
+LONG = "the quick brown fox jumps over the lazy dog near the old river bank while children play in warm evening light"
+OTHER = "a steam train crosses the high stone bridge above a green valley where sheep graze beside two wooden cabins"
+WORSE = "there is nothing at all to be seen in this picture except a plain white wall and perhaps some grey shadow"
+
+
+def photo(seed):
+    """A picture with structure at all scales, unlike others."""
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    image = image.resize((160, 120), Image.Resampling.BICUBIC)
+    for _ in range(6):
+        x, y = rng.integers(0, 120, 2).tolist()
+        ImageDraw.Draw(image).ellipse([x, y, x + 40, y + 30], fill=tuple(rng.integers(0, 256, 3).tolist()))
+    return image
+
+
+def test_normalized_texts_and_their_keys():
+    assert normalize("  <image>\nＡ  Cat\t") == "a cat"
+    assert text_key("A cat.", "B") == text_key(" a\nCAT. ", "b") != text_key("B", "A cat.")
+    assert 0 <= text_key("x") < 2**63
+
+
+def test_shingles():
+    assert shingles("One two, three four") == {"|one two three", "|two three four"}
+    assert shingles("Yes.") == {"|yes"} and shingles("?!") == {"|?!"}
+    assert shingles("see 4 and 5") == {"4 5|see 4 and", "4 5|4 and 5"}
+    assert jaccard(shingles("see 4 and 5"), shingles("see 4 and 6")) == 0
+    assert jaccard({1, 2}, {2, 3}) == 1 / 3
+
+
+def test_words_key_knows_signs_from_punctuation():
+    assert words_key("Is it <image>\n(red), or not?") == words_key("is it red or  NOT")
+    assert len({words_key(text) for text in ("3 + 5?", "3 - 5?", "3 5?", "35?", "3 = 5?")}) == 5
+    assert words_key("?!") != words_key("!?") and 0 <= words_key("x") < 2**63
+
+
+def test_signature_estimates_similarity_and_knows_no_order():
+    one, two = f"{LONG} {OTHER}", f"{LONG} {OTHER} and more"
+    assert (signature(one, WORSE) == signature(WORSE, one)).all()
+    estimate = (signature(one) == signature(two)).mean()
+    assert estimate == pytest.approx(jaccard(shingles(one), shingles(two)), abs=0.1)
+    assert signature(one).shape == (128,) and signature(one).dtype == np.uint32
+
+
+def test_image_hashes():
+    image = photo(0)
+    assert pixel_hash(image) == pixel_hash(image.copy()) != pixel_hash(image.rotate(180))
+    assert pixel_hash(Image.new("RGB", (2, 3))) != pixel_hash(Image.new("RGB", (3, 2)))
+    same = perceptual_hash(image.resize((80, 60), Image.Resampling.LANCZOS))
+    assert (perceptual_hash(image) ^ same).bit_count() <= 4
+    others = [perceptual_hash(photo(seed)) for seed in range(1, 20)]
+    distances = bit_distances(np.array([perceptual_hash(image)], np.uint64), np.array(others, np.uint64))
+    assert distances.shape == (1, 19) and distances.min() >= 12
+    assert bit_distances(np.array([0b1011], np.uint64), np.array([0b0010, 2**63], np.uint64)).tolist() == [[2, 4]]
+
+
+def test_a_path_beside_bytes_is_a_name_only():
+    image = as_png([{"images": [photo(0)]}])[0]["images"][0] | {"path": "refused: by name"}
+    assert inspect_images([image], {}) == ([pixel_hash(photo(0))], [f"{perceptual_hash(photo(0)):016x}"], None, None)
+    refused = {"bytes": None, "path": "refused: a.png: leads out"}
+    assert inspect_images([image, refused], {}) == ([], [], "leads out", "a.png")
+
+
+def test_contradictions_and_duplicates():
+    keys = [(1, (), 7, 8), (1, (), 8, 7), (1, (), 7, 8), (1, ("a",), 7, 8), (2, (), 7, 8), (2, (), 7, 8)]
+    assert sorted(contradictions(keys)) == [0, 1, 2]
+    assert duplicates(keys) == {2: 0, 5: 4}
+
+
+def near(rows, images, min_similarity=0.65, max_bits=4):
+    """[`near_duplicates`] of texts."""
+    return near_duplicates(
+        [words_key(prompt) for prompt, _, _ in rows],
+        [tuple(map(text_key, responses)) for _, *responses in rows],
+        np.stack([signature(*responses) for _, *responses in rows]),
+        images,
+        lambda i: tuple(map(shingles, rows[i][1:])),
+        min_similarity,
+        max_bits,
+    )
+
+
+def test_near_duplicates_by_texts():
+    rows = [
+        (LONG, OTHER, WORSE),
+        (f"{LONG.upper()}?", OTHER.replace("green", "deep"), WORSE),  # one word of twenty
+        (LONG, WORSE, OTHER.replace("green", "deep")),  # the same the other way round
+        (LONG, LONG, WORSE),  # another answer
+        (LONG, f"{OTHER} 4", WORSE),  # another number
+        (LONG.replace("fox", "cat"), OTHER, WORSE),  # one word of the prompt: another question
+        (LONG + OTHER, "yes", "no"),
+        (LONG + OTHER, "maybe", "no"),  # a long prompt in common does not make it near
+        ("What is 3 + 5?", "8", "9"),
+        ("What is 3 - 5?", "8", "9"),
+    ]
+    assert near(rows, [[]] * len(rows)) == ({1: 0}, {2: 0})
+    assert near(rows, [[]] * len(rows), min_similarity=0.9) == ({}, {2: 1})  # the same words
+
+
+def test_many_pairs_of_one_text_are_compared_by_pieces_of_their_images_hash():
+    rng = np.random.default_rng(0)
+    hashes = [[int(one)] for one in rng.integers(0, 2**64, 2000, dtype=np.uint64)]
+    changed = [[one ^ 0b1001 << i % 60] for i, (one,) in enumerate(hashes)]
+    found, opposed = near([("Is there a person?", "Yes.", "No.")] * 4000, hashes + changed)
+    assert found == {2000 + i: i for i in range(2000)} and opposed == {}
+
+
+def test_hash_pieces():
+    assert hash_pieces([], 4) == [(0, 0, 0)]
+    pieces = hash_pieces([0xF0F0_1234_5678_9ABC, 7], 3)
+    assert pieces == [(2, 0, 0x9ABC), (2, 16, 0x5678), (2, 32, 0x1234), (2, 48, 0xF0F0)]
+    assert hash_pieces([2**63], 0) == [(1, 0, 2**63)]
+
+
+def test_near_duplicates_need_the_same_images_and_hold_in_both_orders():
+    rows, changed = (LONG, OTHER, WORSE), (LONG, OTHER.replace("green", "deep"), WORSE)
+    images = [[0b0000], [0b111111], [0b0001], [0b0000, 0b0000], [0b111110]]
+    found, opposed = near([rows, changed, changed, changed, rows], images)
+    assert found == {2: 0, 4: 1} and opposed == {}
+
+
+def test_ties():
+    found = ties([1, 2, 3, 4], [1, 5, 6, 7], [None, 0.1, 0.2, None], 0.15)
+    assert found == {
+        0: "both responses are equal",
+        1: "near-tie: the set's ratings differ by less than min_rating_gap",
+    }
+    assert list(ties([1, 2], [1, 5], [None, 0.1], None)) == [0]
+
+
+def test_limits_and_doubts():
+    found = outside_limits([10, 11, None], [[5, 5], [5, 5], [3, 9]], 10, 8)
+    assert found == {1: "more tokens than max_tokens", 2: "a response with more characters than max_characters"}
+    assert outside_limits([10], [[5, 5]], None, None) == {}
+    found = surrogate_doubts([(0.0, -5.0), (2.0, 1.5), (2.0, 1.0), (-1.0, 3.0)], 0.0, 1.0)
+    assert found == {
+        1: "the surrogate's scores differ by less than min_score_gap",
+        3: "the surrogate scores the chosen response below min_chosen_score",
+    }
+
+
+def test_side_balance():
+    ids = [f"id {i}" for i in range(100)]
+    sides = [True] * 70 + [False] * 20 + [None] * 10
+    gone = over_share(ids, sides, 0.6, seed=0)
+    assert len(gone) == 40 and max(gone) < 70  # 30 of 50 are left on the larger side
+    assert gone == over_share(ids, sides, 0.6, seed=0) != over_share(ids, sides, 0.6, seed=1)
+    assert over_share(ids, [True] * 100, 0.6, seed=0) == over_share(ids, sides, 0.9, seed=0) == set()
+    assert over_share(ids, sides, 1.0, seed=0) == set()
+
+
+def test_caps_and_weights():
+    ids, sources = [str(i) for i in range(100)], ["a"] * 60 + ["b"] * 40
+    none = {"a": None, "b": None}
+    found = over_cap(ids, sources, {"a": 50, "b": None}, none, seed=0)
+    assert len(found) == 10 and set(found.values()) == {"over the source's max_pairs"}
+    assert over_cap(ids, sources, none, none, seed=0) == {}
+    found = over_cap(ids, sources, none, {"a": 1.0, "b": 2.0}, seed=0)  # 20 and 40
+    assert len(found) == 40 and all(i < 60 for i in found)
+    shuffled = ids[::-1]
+    again = over_cap(shuffled, sources[::-1], none, {"a": 1.0, "b": 2.0}, seed=0)
+    assert {ids[i] for i in found} == {shuffled[i] for i in again}  # the order of rows does not matter
+    with pytest.raises(ValueError, match="Give every source a weight, or none"):
+        over_cap(ids, sources, none, {"a": 1.0, "b": None}, seed=0)
+
+
+def test_groups_and_split():
+    groups = group_by_content([{"x"}, {"y"}, {"x", "z"}, {"z"}, {"w"}])
+    assert groups == [0, 1, 0, 0, 4]
+    contents = [{f"image {i // 3}"} for i in range(600)]
+    ids = [f"id {i}" for i in range(600)]
+    train, test = split_and_order(ids, group_by_content(contents), 0.25, seed=3)
+    assert sorted(train + test) == list(range(600)) and 90 < len(test) < 210
+    assert {i // 3 for i in train}.isdisjoint(i // 3 for i in test)
+    for part in (train, test):
+        assert all(len({i // 3 for i in part[k : k + 3]}) == 1 for k in range(0, len(part), 3))  # neighbours
+    assert train != sorted(train)
+    assert split_and_order(ids, group_by_content(contents), 0.0, seed=3)[1] == []
+
+
+def make(rows):
+    """Pairs and their inspection, of `(source, prompt, chosen, rejected, image)`."""
+    found = []
+    for i, (source, prompt, chosen, rejected, image) in enumerate(rows):
+        images = as_png([{"images": [image]}])[0]["images"] if image is not None else []
+        pair = build_pair(prompt, chosen, rejected, images)
+        found.append(dict.fromkeys(PAIR_FEATURES) | pair | {"source": source, "index": i})
+    return Dataset.from_list(found, PAIR_FEATURES)
+
+
+@pytest.fixture
+def curate(tmp_path):
+    def build(rows, processor=None):
+        pairs, audit = make(rows), CurationAudit({})
+        for name in dict.fromkeys(row[0] for row in rows):
+            n = sum(row[0] == name for row in rows)
+            audit.record_source(name, n, n, [], path="x", license="y")
+        return PairCuration(pairs, PairInspection(processor)(pairs, tmp_path), audit)
+
+    return build
+
+
+def why(curation):
+    """The step and reason of each dropped row."""
+    return {row["index"]: (row["step"], row["reason"]) for row in curation.dropped}
+
+
+def test_duplicates_across_sources_and_the_audit(curate):
+    image = photo(0)
+    curation = curate(
+        [
+            ("a", "What?", OTHER, WORSE, image),
+            ("a", "What else?", OTHER, WORSE, image),
+            ("b", "what? ", OTHER.upper(), WORSE, image),
+            ("b", "What?", OTHER, WORSE, photo(1)),
+            ("b", "Why?", OTHER, WORSE, None),
+            ("c", "Why?", WORSE, OTHER, None),
+        ]
+    )
+    curation.drop_contradictions()
+    curation.drop_duplicates()
+    reverse = ("contradictions", "the same responses are preferred the other way round")
+    assert why(curation) == {4: reverse, 5: reverse, 2: ("duplicates", "equal to a pair of a")}
+    assert curation.kept == [0, 1, 3]
+    one, two = curation.audit.steps
+    assert (one["in"], one["out"], two["in"], two["out"]) == (6, 4, 4, 3)
+    assert two["sources"]["b"] == {"in": 2, "out": 1, "dropped": {"equal to a pair of a": 1}}
+    assert one["sources"]["c"] == {"in": 1, "out": 0, "dropped": {reverse[1]: 1}}
+    assert two["examples"]["equal to a pair of a"][0]["excerpt"].startswith("what?  > A STEAM TRAIN")
+    curation.audit.check()
+    assert any("| duplicates | b | 2 | 1 | 1 equal to a pair of a |" in line for line in curation.audit.lines())
+
+
+def test_an_account_that_does_not_add_up_is_noticed(curate):
+    curation = curate([("a", "What?", OTHER, WORSE, None)])
+    curation.audit.record_step("lost", {"a": 0}, [])
+    with pytest.raises(AssertionError, match="lost: a had 1 pairs"):
+        curation.audit.check()
+
+
+def test_near_duplicates_across_sources(curate):
+    image = photo(0)
+    curation = curate(
+        [
+            ("a", LONG, OTHER, WORSE, image),
+            ("b", LONG, OTHER.replace("green", "deep"), WORSE, image.resize((80, 60), Image.Resampling.LANCZOS)),
+            ("b", LONG, OTHER.replace("green", "deep"), WORSE, photo(1)),
+            ("c", LONG, WORSE, OTHER, photo(1)),
+        ]
+    )
+    curation.drop_near_duplicates(0.65, 6)
+    reverse = ("near-duplicates", "nearly the same responses are preferred the other way round")
+    assert why(curation) == {1: ("near-duplicates", "nearly equal to a pair of a"), 2: reverse, 3: reverse}
+
+
+def benchmark(tmp_path, rows, name="bench"):
+    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return BenchmarkContent.from_yaml({"name": name, "path": str(tmp_path / "bench.jsonl")})
+
+
+def test_decontamination(curate, tmp_path):
+    image = photo(0)
+    image.save(tmp_path / "tested.png")
+    rows = [
+        {"id": "RLAIF-V-5", "query": "Describe.", "response": ["A.", "B."], "image": "tested.png"},
+        {"id": "x", "query": "Asked?", "response": ["Yes, it is.", "No."], "image": "none.png"},
+        {"id": "y", "prompt": "Only words?", "chosen": ["C.", "D."], "rejected": "E."},
+    ]
+    tested = benchmark(tmp_path, rows)
+    assert tested.images_not_read == 1
+    source = PreferenceSource("a", "rlaif_v", "owner/name", benchmark_id_prefix="RLAIF-V-")
+    curation = curate(
+        [
+            ("a", "Something.", OTHER, WORSE, image),
+            ("a", "Something.", OTHER, WORSE, image.resize((240, 180), Image.Resampling.LANCZOS)),
+            ("a", "ASKED?  ", "yes, it is.", WORSE, photo(1)),
+            ("a", "Only  words?", OTHER, WORSE, None),
+            ("a", "Describe.", OTHER, WORSE, photo(2)),  # only the prompt in common
+            ("a", "Something.", OTHER, WORSE, photo(3)),  # row 5 of the set
+            ("a", "Only words?", OTHER, WORSE, photo(4)),  # a prompt of text, but about an image
+        ]
+    )
+    curation.drop_contaminated(tested, [source], 6)
+    step = "decontamination: bench"
+    assert why(curation) == {
+        0: (step, "bench holds this image"),
+        1: (step, "bench holds a similar image"),
+        2: (step, "bench holds this prompt and response"),
+        3: (step, "bench holds this prompt"),
+        5: (step, "bench holds this row of the set by its id"),
+    }
+    assert curation.audit.steps[0]["benchmark_images_not_read"] == 1
+
+
+def test_a_crop_of_a_benchmarks_image_is_near(tmp_path, curate):
+    image = photo(0)
+    image.save(tmp_path / "tested.png")
+    tested = benchmark(tmp_path, [{"query": "Q?", "response": ["A"], "image": "tested.png"}])
+    crop = image.crop((16, 12, 144, 108))
+    curation = curate([("a", "Something.", OTHER, WORSE, crop), ("a", "Something.", OTHER, WORSE, photo(1))])
+    curation.drop_contaminated(tested, [PreferenceSource("a", "rlaif_v", "owner/name")], 6)
+    assert list(why(curation)) == [0]
+
+
+def test_a_benchmark_without_known_columns_stops_the_run(tmp_path):
+    with pytest.raises(ValueError, match="has no column that is known"):
+        benchmark(tmp_path, [{"a": 1}])
+    with pytest.raises(ValueError, match="needs name and path"):
+        BenchmarkContent.from_yaml({"name": "a", "path": "b", "pth": "c"})
+    with pytest.raises(FileNotFoundError, match="none.jsonl"):
+        BenchmarkContent.from_yaml({"name": "a", "path": str(tmp_path / "none.jsonl")})
+
+
+def test_the_public_sample_of_vl_rewardbench(curate):
+    """Its ids, its texts; a question that thousands of pairs ask stays."""
+    if not (SAMPLES / "vl_rewardbench.sample.jsonl").exists():
+        pytest.skip("no sample beside the project")
+    rows = [json.loads(line) for line in open(SAMPLES / "vl_rewardbench.sample.jsonl")]
+    tested = BenchmarkContent("vl", str(SAMPLES / "vl_rewardbench.sample.jsonl"))
+    assert tested.images_not_read == len(rows) == 17 and len(tested.texts) == 33  # two rows share one
+    assert {"RLAIF-V-68603", "RLHF-V-912", "mathverse_2279"} < tested.ids and len(tested.ids) == 16
+    first, second = rows[13]["response"]
+    curation = curate(
+        [
+            ("a", rows[13]["query"].upper(), f" {second}", "No.", photo(0)),
+            ("a", rows[13]["query"], "No.", first, photo(1)),
+            ("a", rows[1]["query"], OTHER, WORSE, photo(2)),
+            ("rlhf_v", "Something.", OTHER, WORSE, photo(3)),
+        ]
+    )
+    curation.columns["index"][2:] = [912, 912]  # rows of their sets
+    sources = [PreferenceSource("a", "rlaif_v", "owner/name", benchmark_id_prefix="RLAIF-V-")]
+    sources += [PreferenceSource("rlhf_v", "trl_format", "owner/name", benchmark_id_prefix="RLHF-V-")]
+    curation.drop_contaminated(tested, sources, 6)
+    assert [row["reason"] for row in curation.dropped] == ["vl holds this prompt and response"] * 2 + [
+        "vl holds this row of the set by its id"
+    ]
+    assert curation.kept == [2]
+
+
+def test_row_ids():
+    assert benchmark_row_ids(["RLAIF-V-", "RLHF-V", None], [14, 3, 1]) == ["RLAIF-V-14", "RLHF-V-3", None]
+
+
+def test_surrogate_scores_from_a_file(curate, tmp_path):
+    curation = curate([("a", f"{i}?", OTHER, WORSE, None) for i in range(4)])
+    with pytest.raises(ValueError, match="None of 4 pairs has surrogate scores"):
+        curation.drop_doubtful(None, 0.0, 1.0)
+    scores = [[2, 1], [1, 0.5], [-1, -9]]  # none for the last
+    ids = curation.column("id")[:3]
+    lines = [{"id": id, "scores": pair} for id, pair in zip(ids, scores, strict=True)]
+    (tmp_path / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    doubtful = curation.drop_doubtful(str(tmp_path / "scores.jsonl"), 0.0, 1.0)
+    assert [row["index"] for row in doubtful] == [1, 2] and curation.kept == [0]
+    assert why(curation)[3] == ("surrogate", "the surrogate has not scored it")
+    assert (doubtful[0]["score_chosen"], doubtful[0]["score_rejected"]) == (1, 0.5)
+    assert doubtful[0]["chosen"] == [{"role": "assistant", "content": OTHER}]
+    assert "min_score_gap" in doubtful[0]["reason"] and "min_chosen_score" in doubtful[1]["reason"]
+    train = curation.datasets(0.0, 0)["train"]
+    assert (train[0]["score_chosen"], train[0]["score_rejected"]) == (2.0, 1.0)
+
+
+def test_tokens_are_those_of_training_and_control_tokens_are_dropped(curate, processor):
+    rows = [
+        ("a", "What is the sum of the two digits?", "I see 4 and 5. Answer: 9", "8", photo(0)),
+        ("a", "<image> or <|im_end|>?", "9", "8", photo(0)),
+        ("a", "What?", "9", "I see 4 and 5. Answer: 10", None),
+    ]
+    curation = curate(rows, processor)
+    lengths = curation.column("n_tokens")
+    for i in (0, 2):
+        row = curation.pairs[i]
+        conversations = [as_messages(row["prompt"], row[side]) for side in ("chosen", "rejected")]
+        batch = encode_conversations(processor, conversations, [row["images"]] * 2, ["one", "two"])
+        width = batch["attention_mask"].sum(1).max().item()
+        assert lengths[i] == width
+    curation.drop_bad_texts()
+    assert list(why(curation)) == [1] and "<|im_end|>" in why(curation)[1][1]
+    curation.drop_outside_limits(lengths[2], None)
+    assert why(curation)[0] == ("limits", "more tokens than max_tokens") and curation.kept == [2]
