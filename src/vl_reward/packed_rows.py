@@ -111,11 +111,15 @@ def group_paths(
 ) -> tuple[list[Branches], torch.Tensor]:
     """`branches` and `order` of [`PackedRows`], from each row's number of new tokens and its path."""
     groups: list[list] = []
-    for entry in sorted(paths, key=lambda entry: -entry[0]):
+    # Rows that are new from their first token come first, by themselves: sdpa's causal kernel is theirs, which does not
+    # compute what a mask hides.
+    branching = [(number < len(path), number, path) for number, path in paths]
+    for branches_off, number, path in sorted(branching, key=lambda entry: (entry[0], -entry[1])):
+        first = groups[-1][0] if groups else (0, path)
         # Rows are padded to the longest of their group, so a group ends where half of a row would be padding.
-        if not groups or 2 * entry[0] < groups[-1][0][0]:
+        if not groups or 2 * number < first[0] or branches_off != (first[0] < len(first[1])):
             groups.append([])
-        groups[-1].append(entry)
+        groups[-1].append((number, path))
 
     branches, order, start = [], np.empty(num_packed, dtype=np.int64), 0
     for group in groups:
