@@ -11,8 +11,13 @@ Qwen2.5-VL-7B, on 8 GPUs:
 accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/sample_responses.py \
     --config recipes/configs/qwen2_5_vl_7b/sample_responses.yaml
 
-Reads a policy and a prompt dataset (`id`, `prompt`, `images`, optionally `answer`). Writes the prompts with `responses`
-and `finish_reasons`, and `sampling.json`.
+The same, several times faster, from a vLLM server that runs elsewhere (`vllm serve ... --data-parallel-size 8`):
+
+python recipes/sample_responses.py --config recipes/configs/qwen2_5_vl_7b/sample_responses.yaml \
+    --server_url http://localhost:8000/v1
+
+Reads a policy and a prompt dataset (`id`, `prompt`, `images`, optionally `answer`). Writes `samples` (shards, as they
+are made: a stopped run goes on), `candidates` (the prompts with `responses` and `finish_reasons`) and `sampling.json`.
 """
 
 import json
@@ -21,11 +26,13 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset, Image, List, concatenate_datasets, load_dataset, load_from_disk
+from datasets import Image, List, concatenate_datasets, load_dataset, load_from_disk
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
 from trl import ScriptArguments
 
 from vl_reward import RecipeParser, ResponseSampler, VisionModelConfig
+from vl_reward.sample_shards import SampleShards
+from vl_reward.server_sampler import ServerSampler
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
@@ -40,31 +47,37 @@ class SamplingArguments(ScriptArguments):
     top_p: float = field(default=1.0, metadata={"help": "Nucleus; 1 keeps all tokens."})
     top_k: int = field(default=0, metadata={"help": "Likeliest tokens kept; 0 keeps all."})
     repetition_penalty: float = field(default=1.0, metadata={"help": "1 leaves the logits alone."})
-    batch_size: int = field(default=64, metadata={"help": "Responses generated at a time, per process."})
-    seed: int = field(default=0, metadata={"help": "Seed; each process adds its rank."})
+    batch_size: int = field(default=64, metadata={"help": "Responses generated, or asked for, at a time, per process."})
+    server_url: str | None = field(
+        default=None, metadata={"help": "Of a vLLM server with the policy; else it runs here."}
+    )
+    shard_size: int = field(default=256, metadata={"help": "Prompts sampled, and lost by a stop, at a time."})
+    seed: int = field(default=0, metadata={"help": "Seed; each shard adds its number."})
 
 
 def main(script_args, model_args):
     state = PartialState(cpu=not torch.cuda.is_available())
-    set_seed(script_args.seed + state.process_index)
 
     ####################
     # Model & Processor
     ####################
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        model_args.model_name_or_path,
-        revision=model_args.model_revision,
-        dtype=model_args.dtype,
-        attn_implementation=model_args.attn_implementation,
-    ).to(state.device)
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
     )
     sampling = {
         key: getattr(script_args, key)
-        for key in ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
+        for key in ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "batch_size")
     }
-    sampler = ResponseSampler(model, processor, batch_size=script_args.batch_size, **sampling)
+    if script_args.server_url is None:
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            model_args.model_name_or_path,
+            revision=model_args.model_revision,
+            dtype=model_args.dtype,
+            attn_implementation=model_args.attn_implementation,
+        ).to(state.device)
+        sampler = ResponseSampler(model, processor, **sampling)
+    else:
+        sampler = ServerSampler(script_args.server_url, model_args.model_name_or_path, processor, **sampling)
 
     ####################
     # Dataset
@@ -79,42 +92,40 @@ def main(script_args, model_args):
     ####################
     # Sampling
     ####################
-    indices = list(range(state.process_index, len(prompts), state.num_processes))
-    shard = prompts.select(indices)
-    responses, finish_reasons = sampler(shard["prompt"], shard["images"], script_args.num_generations)
+    output_dir, columns = Path(script_args.output_dir), (prompts["prompt"], prompts["images"])
+    sampling |= {"num_generations": script_args.num_generations, "seed": script_args.seed}
+    fingerprint = sampler.fingerprint(**sampling)
+    shards = SampleShards(output_dir / "samples", fingerprint, *columns, script_args.shard_size)
+    for number, *shard in shards.pending(state.process_index, state.num_processes):
+        set_seed(script_args.seed + number)
+        shards.write(number, *sampler(*shard, script_args.num_generations))
+    state.wait_for_everyone()
+    if not state.is_main_process:
+        return
+    samples = shards.read()
 
     ####################
     # Save
     ####################
-    output_dir = Path(script_args.output_dir)
-    columns = {"index": indices, "responses": responses, "finish_reasons": finish_reasons}
-    Dataset.from_dict(columns).save_to_disk(output_dir / f"shard_{state.process_index}")
-    state.wait_for_everyone()
-    if not state.is_main_process:
-        return
-    shards = [load_from_disk(output_dir / f"shard_{rank}") for rank in range(state.num_processes)]
-    samples = concatenate_datasets(shards).sort("index")
-    assert samples["index"][:] == list(range(len(prompts))), "a shard is missing or was written by another run"
-    candidates = concatenate_datasets([prompts, samples.remove_columns("index")], axis=1)
-    candidates.cast_column("images", List(Image())).save_to_disk(output_dir / "candidates")
-
-    equal = sum(len(set(row)) == 1 for row in candidates["responses"]) / len(candidates)
-    unfinished = sum(row.count("length") for row in candidates["finish_reasons"])
+    different = [len(set(row)) for row in samples["responses"]]
     report = {
         "model": model_args.model_name_or_path,
-        "prompts": len(candidates),
-        "num_generations": script_args.num_generations,
+        "fingerprint": fingerprint,
+        "prompts": len(prompts),
         **sampling,
-        "seed": script_args.seed,
-        "prompts_with_all_responses_equal": equal,
-        "unfinished_responses": unfinished,
+        "prompts_with_all_responses_equal": different.count(1) / len(prompts),
+        "duplicate_responses": 1 - sum(different) / (len(prompts) * script_args.num_generations),
+        "unfinished_responses": sum(row.count("length") for row in samples["finish_reasons"]),
     }
+    candidates = concatenate_datasets([prompts.cast_column("images", List(Image())), samples], axis=1)
+    candidates.info.description = json.dumps(report)
+    candidates.save_to_disk(output_dir / "candidates")
     (output_dir / "sampling.json").write_text(json.dumps(report, indent=2))
     print(json.dumps(report, indent=2))
-    if equal > 0.9:
+    if report["prompts_with_all_responses_equal"] > 0.5:
         raise ValueError(
-            f"All responses are equal for {equal:.0%} of the prompts, so there is nothing to prefer. Raise the "
-            "temperature, or start from an earlier policy."
+            f"All responses are equal for {report['prompts_with_all_responses_equal']:.0%} of the prompts, so there is "
+            "little to prefer. Raise the temperature, or start from an earlier policy."
         )
 
 

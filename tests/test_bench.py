@@ -25,3 +25,50 @@ def test_prefix_sharing_bench(tmp_path):
     assert 4 * 56 / (48 + 4 * 8) == pytest.approx(cells["score", 4]["ideal_ratio"], rel=0.1)
     for cell in cells.values():
         assert all(way["seconds"] > 0 and way["rounds"] == 1 for way in cell["ways"].values())
+
+
+def run_bench(name, tmp_path, *arguments):
+    command = [sys.executable, str(ROOT / f"bench/{name}.py"), "--output_dir", str(tmp_path), *arguments]
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+def test_curation_scale_bench(tmp_path):
+    output = run_bench("curation", tmp_path, "--sizes", "300", "600", "--num_proc", "1")
+    sizes = json.loads((tmp_path / "scale.json").read_text())["sizes"]
+    assert [found["pairs"] for found in sizes] == [300, 600]
+    for found in sizes:
+        assert found["kept"] + sum(found["dropped"].values()) == found["pairs"]
+        steps = ("duplicates", "near-duplicates", "decontamination: benchmark")
+        assert all(found["dropped"][step] > 0 for step in steps)
+        assert f"{found['total_seconds']:9.1f}" in output
+
+
+def test_curation_accuracy_bench(tmp_path):
+    """The figures of the default settings: what must be found, and what must stay."""
+    run_bench("curation_accuracy", tmp_path)
+    results, kinds = json.loads((tmp_path / "accuracy.json").read_text()), ("photo", "chart", "page", "digits")
+    near = results["near-duplicates"]["max_image_bits 6, min_text_similarity 0.8"]
+    assert near["precision"] > 0.98 and near["recall"] > 0.75
+    for change in ("png again", "blanks", "case", "full stops", "the other way round"):
+        assert all(near["found"][f"{change}, {kind}"] == 1 for kind in kinds), change
+    for change in ("another number", "another subject", "paraphrase", "another question", "another image"):
+        assert all(near["found"][f"{change}, {kind}"] == 0 for kind in kinds), change
+    contamination = results["contamination"]["max_image_bits 6"]
+    assert contamination["precision"] > 0.98 and contamination["recall"] > 0.96
+    for change in ("png again", "crop 5 %", "crop 10 %", "the same question and answer, blanks and case"):
+        assert all(contamination["found"][f"{change}, {kind}"] == 1 for kind in kinds), change
+    for change in ("another image", "the same question"):
+        assert all(contamination["found"][f"{change}, {kind}"] == 0 for kind in kinds), change
+
+
+def test_labelling_scale_bench(tmp_path):
+    command = [sys.executable, str(ROOT / "bench/labelling_scale.py"), "--output_dir", str(tmp_path)]
+    result = subprocess.run(
+        [*command, "--candidates", "64", "--samples", "8"], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    results = json.loads((tmp_path / "scale.json").read_text())
+    assert results["simulation"]["responses"] == 300_000 * 8 and results["simulation"]["shards_of_samples"] == 1172
+    assert [run["candidates"] for run in results["measured"]] == [64] and results["measured"][0]["score_log_mib"] > 0

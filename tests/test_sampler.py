@@ -1,7 +1,10 @@
 """Sampling: every parameter takes effect, and a cut-off response is known as one."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from vl_reward import ResponseSampler
 
@@ -81,6 +84,24 @@ def sampler_inputs(processor, prompts, images):
     from vl_reward.encoding import encode_prompts
 
     return encode_prompts(processor, prompts, images, ["prompt 0"])
+
+
+def test_a_begun_answer_is_continued(processor, image_pairs):
+    """Greedy, the continuation of a response's beginning is its end. Its policy can write: tokens are words."""
+    path = Path(__file__).parent.parent / "src/vl_reward/tiny/checkpoints/base"
+    policy = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype="float32")
+    prompts, images = columns(image_pairs[:4])
+    sampler = ResponseSampler(policy, processor, max_new_tokens=24, temperature=0.0)
+    whole, _ = sampler(prompts, images)
+    begun = [[row[0][: row[0].index(" Answer")]] for row in whole]
+    messages = [[*prompt, {"role": "assistant", "content": row[0]}] for prompt, row in zip(prompts, begun, strict=True)]
+    rendered = [
+        processor.tokenizer.decode(sampler_inputs(processor, [message], [image])["input_ids"][0])
+        for message, image in zip(messages, images, strict=True)
+    ]
+    assert all(text.endswith(row[0]) for text, row in zip(rendered, begun, strict=True))
+    ends, _ = sampler(messages, images)
+    assert [row[0] + end[0] for row, end in zip(begun, ends, strict=True)] == [row[0] for row in whole]
 
 
 def test_bad_prompt_is_named(policy, processor):

@@ -2,11 +2,13 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 
 from vl_reward import RewardScorer, share_prefixes
-from vl_reward.score_log import ResumableScorer, ScoreLog, reward_fingerprint, row_key
+from vl_reward.fingerprints import row_key
+from vl_reward.score_log import ResumableScorer, ScoreLog
 
 
 @pytest.fixture
@@ -84,7 +86,10 @@ def test_the_key_changes_with_all_that_decides_a_score(scorer, image_pairs, tmp_
     assert len({key(), *different}) == len(different) + 1
 
 
-def test_the_fingerprint_changes_with_the_model(scorer):
+def test_the_fingerprint_changes_with_the_model(scorer, tmp_path):
+    def reward_fingerprint(scorer):
+        return ResumableScorer(scorer, tmp_path).fingerprint
+
     fingerprint = reward_fingerprint(scorer)
     assert reward_fingerprint(scorer) == fingerprint
 
@@ -126,3 +131,22 @@ def test_a_torn_last_line_is_dropped_and_a_torn_middle_is_named(tmp_path):
     log.path.write_text('{"key": \n' + text)
     with pytest.raises(ValueError, match="line 1 is not JSON. Delete the line"):
         ScoreLog(tmp_path)
+
+
+def test_a_full_disk_stops_with_a_clear_message_and_loses_nothing(scorer, asked, tmp_path):
+    resumable = ResumableScorer(scorer, tmp_path, chunk_size=3)
+    append, written = resumable.log.append, []
+
+    def append_until_full(scores):
+        if written:  # /dev/full is a disk without a free byte
+            resumable.log.path = Path("/dev/full")
+        append(scores)
+        written.append(scores)
+
+    resumable.log.append = append_until_full
+    with pytest.raises(OSError, match="No space left on device. What was written before is kept"):
+        resumable(*asked)
+    assert ScoreLog(tmp_path).scores == written[0] and len(written[0]) == 3
+    again = ResumableScorer(scorer, tmp_path, chunk_size=3)
+    again(*asked)
+    assert len(again.merge(*asked)) == 11

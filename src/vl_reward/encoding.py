@@ -131,15 +131,16 @@ def encode_prompts(
     processor: ProcessorMixin, prompts: list[str | list[dict]], images: list[list], names: list[str]
 ) -> BatchFeature:
     """
-    Render prompts for generation and tokenize them, padded on the left. Arguments and errors are those of
-    [`encode_conversations`].
+    Render prompts for generation and tokenize them, padded on the left. A prompt that ends in an assistant's message is
+    continued there. Arguments and errors are those of [`encode_conversations`].
     """
-    loaded = {}
+    texts, loaded = [], {}
     images = [load_images(name, row_images, loaded) for name, row_images in zip(names, images, strict=True)]
-    texts = [
-        render(processor, name, as_messages(prompt, []), row_images, add_generation_prompt=True)
-        for name, prompt, row_images in zip(names, prompts, images, strict=True)
-    ]
+    for name, prompt, row_images in zip(names, prompts, images, strict=True):
+        messages = as_messages(prompt, [])
+        begun = messages[-1]["role"] == "assistant"
+        ending = {"continue_final_message": True} if begun else {"add_generation_prompt": True}
+        texts.append(render(processor, name, messages, row_images, **ending))
     return tokenize(processor, texts, images, padding_side="left")
 
 

@@ -5,6 +5,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from .encoding import encode_prompts
+from .fingerprints import model_fingerprint
 
 
 class ResponseSampler:
@@ -55,12 +56,18 @@ class ResponseSampler:
             pad_token_id=processor.tokenizer.pad_token_id,
         )
 
+    def fingerprint(self, **settings) -> str:
+        """A hash of the policy and of all that decides its samples, `settings` besides: [`SampleShards`] needs it."""
+        sampling = self.model.generation_config.to_dict() | {"batch_size": self.batch_size}
+        return model_fingerprint(self.model, self.processor, sampling=sampling, **settings)
+
     @torch.inference_mode()
     def __call__(self, prompts: list, images: list[list], num_generations: int = 1) -> tuple[list, list]:
         """
         Args:
             prompts (`list`):
-                One conversation (list of messages) or one user turn (string) each.
+                One conversation (list of messages) or one user turn (string) each. What begins with the assistant's
+                words, its last message, is continued, and the response is what comes after them.
             images (`list[list]`):
                 The images of each prompt, possibly none.
             num_generations (`int`, *optional*, defaults to `1`):

@@ -2,14 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-import transformers
-
-from .encoding import as_messages
-from .images import image_key
+from .fingerprints import model_fingerprint, row_key
 from .scorer import RewardScorer
 
 
@@ -17,40 +12,6 @@ def read_whole_lines(path: Path) -> tuple[list[str], int]:
     """The lines of a file that end in a newline, and the bytes they take. What follows the last newline is torn."""
     whole, newline, _ = path.read_bytes().rpartition(b"\n")
     return whole.decode().split("\n") if newline else [], len(whole) + len(newline)
-
-
-def reward_fingerprint(scorer: RewardScorer) -> str:
-    """
-    A hash of all that decides a score but the row: weights in their dtype, head bias, attention, chat template, image
-    processing, and the version of transformers, between which scores are not comparable.
-    """
-    digest = hashlib.sha256()
-    processor = scorer.processor
-    settings = {
-        "bias": scorer.bias,
-        "attention": scorer.model.config._attn_implementation,
-        "template": processor.chat_template,
-        "tokenizer": processor.tokenizer.get_vocab(),
-        "images": processor.image_processor.to_dict(),
-        "max_batch_tokens": scorer.max_batch_tokens,
-        "transformers": transformers.__version__,
-    }
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(scorer.model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data if tensor.dim() else b"")
-    return digest.hexdigest()
-
-
-def row_key(fingerprint: str, prompt: str | list[dict], responses: list[str], images: list) -> str:
-    """A hash of a reward model and of what it is asked to score: prompt, responses, image bytes."""
-    digest = hashlib.sha256(json.dumps([fingerprint, as_messages(prompt, []), responses], sort_keys=True).encode())
-    for image in images:
-        key = image_key(image)
-        if isinstance(key, int):  # a decoded image
-            key = repr((image.mode, image.size)).encode() + image.tobytes()
-        digest.update(hashlib.sha256(key if isinstance(key, bytes) else Path(key).read_bytes()).digest())
-    return digest.hexdigest()
 
 
 class ScoreLog:
@@ -92,10 +53,19 @@ class ScoreLog:
                 self.scores[line["key"]] = line["scores"]
 
     def append(self, scores: dict[str, list[float]]) -> None:
-        """Write scores down, and hand them to the operating system before returning."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            for key, values in scores.items():
-                file.write(json.dumps({"key": key, "scores": values}) + "\n")
+        """
+        Write scores down, and hand them to the operating system before returning.
+
+        Raises:
+            OSError: If the disk is full, say. What was written before is kept.
+        """
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                for key, values in scores.items():
+                    file.write(json.dumps({"key": key, "scores": values}) + "\n")
+        except OSError as error:
+            message = f"{error.strerror}. What was written before is kept: mend the cause, and run the command again"
+            raise OSError(error.errno, message, str(self.path)) from error
         self.scores |= scores
 
 
@@ -105,7 +75,8 @@ class ResumableScorer:
 
     Rows are scored in fixed chunks, which neither the number of processes nor a stop changes, and a chunk that lacks a
     row is scored whole. So the scores are the same to the byte however often the run was killed, on the same hardware
-    with the same number of threads.
+    with the same number of threads. On a CPU, MKL needs `MKL_CBWR=AUTO` in the environment for that: without it, the
+    alignment of memory decides the last bit.
 
     Args:
         scorer ([`RewardScorer`]):
@@ -127,7 +98,8 @@ class ResumableScorer:
         chunk_size: int = 16,
     ):
         self.scorer = scorer
-        self.fingerprint = reward_fingerprint(scorer)
+        settings = {"bias": scorer.bias, "max_batch_tokens": scorer.max_batch_tokens}
+        self.fingerprint = model_fingerprint(scorer.model, scorer.processor, **settings)
         self.log = ScoreLog(folder, process_index)
         self.process_index = process_index
         self.num_processes = num_processes
@@ -139,20 +111,21 @@ class ResumableScorer:
 
         Args:
             prompts (`list`):
-                One conversation (list of messages) or one user turn (string) per row.
+                One conversation (list of messages) or one user turn (string) per row. All three may be columns of a
+                `Dataset`: rows are read as they are scored.
             responses (`list[list[str]]`):
                 The responses of each row.
             images (`list[list]`):
                 The images of each row, possibly none.
         """
-        for number, (chunk, keys) in enumerate(self._chunks(prompts, responses, images)):
-            if number % self.num_processes != self.process_index or all(key in self.log.scores for key in keys):
+        for chunk in self._chunks(len(prompts))[self.process_index :: self.num_processes]:
+            rows = [(prompts[i], responses[i], images[i]) for i in chunk]
+            keys = self._keys(rows)
+            if all(key in self.log.scores for key in keys):
                 continue
-            flat = [(i, response) for i in chunk for response in responses[i]]
-            scores = iter(
-                self.scorer([prompts[i] for i, _ in flat], [text for _, text in flat], [images[i] for i, _ in flat])
-            )
-            self.log.append({key: [next(scores) for _ in responses[i]] for i, key in zip(chunk, keys, strict=True)})
+            flat = [(prompt, response, row_images) for prompt, texts, row_images in rows for response in texts]
+            scores = iter(self.scorer(*map(list, zip(*flat, strict=True))) if flat else [])
+            self.log.append({key: [next(scores) for _ in row[1]] for row, key in zip(rows, keys, strict=True)})
 
     def merge(self, prompts: list, responses: list[list[str]], images: list[list]) -> list[list[float]]:
         """
@@ -162,7 +135,9 @@ class ResumableScorer:
             ValueError: If a row has no score yet.
         """
         self.log.read()
-        keys = [key for _, chunk_keys in self._chunks(prompts, responses, images) for key in chunk_keys]
+        keys = []
+        for chunk in self._chunks(len(prompts)):
+            keys += self._keys([(prompts[i], responses[i], images[i]) for i in chunk])
         if missing := [i for i, key in enumerate(keys) if key not in self.log.scores]:
             raise ValueError(
                 f"{len(missing)} of {len(keys)} rows have no score, the first is row {missing[0]}. A process was "
@@ -170,13 +145,13 @@ class ResumableScorer:
             )
         return [self.log.scores[key] for key in keys]
 
-    def _chunks(self, prompts: list, responses: list, images: list) -> Iterator[tuple[range, list[str]]]:
+    def _chunks(self, n: int) -> list[range]:
+        return [range(start, min(start + self.chunk_size, n)) for start in range(0, n, self.chunk_size)]
+
+    def _keys(self, rows: list[tuple]) -> list[str]:
         """
-        Row numbers of each chunk, and the rows' keys. A key names the chunk, too: a row that is there twice is scored
-        beside other rows the second time, and may differ in the last bit.
+        The keys of a chunk's rows. They name the chunk, too: a row that is there twice is scored beside other rows the
+        second time, and may differ in the last bit.
         """
-        for start in range(0, len(prompts), self.chunk_size):
-            chunk = range(start, min(start + self.chunk_size, len(prompts)))
-            rows = [row_key(self.fingerprint, prompts[i], responses[i], images[i]) for i in chunk]
-            digest = hashlib.sha256("".join(rows).encode()).hexdigest()
-            yield chunk, [f"{digest}:{position}" for position in range(len(chunk))]
+        digest = hashlib.sha256("".join(row_key(self.fingerprint, *row) for row in rows).encode()).hexdigest()
+        return [f"{digest}:{position}" for position in range(len(rows))]

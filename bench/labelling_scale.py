@@ -1,0 +1,145 @@
+"""
+What on-policy data costs at scale: 300,000 prompts with 32 samples each on 8 GPUs, on paper; and labelling's own part,
+all but the model, run on 100,000 candidates on this machine, to see that its memory stays bounded.
+
+```bash
+python bench/labelling_scale.py --output_dir docs/on_policy
+```
+
+The simulation is arithmetic on the numbers below, each of which can be set. The run scores 100,000 candidates by their
+length through [`ResumableScorer`], reads them from disk as the recipe does, and measures time, files and memory.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from datasets import Dataset, Features, Image, List, Value, load_from_disk
+from transformers import Qwen2_5_VLConfig
+
+from vl_reward.score_log import ResumableScorer
+from vl_reward.tiny.digits import compose
+from vl_reward.tiny.preferences import as_png
+from vl_reward.tiny.processor import build_processor
+
+
+GIB = 2**30
+
+
+def simulate(
+    prompts: int, samples: int, gpus: int, tokens: int, image_bytes: int, shard_size: int, pairs_per_prompt: int
+) -> dict:
+    """Storage, shards and memory, of sampling and labelling, in GiB and counts."""
+    characters = 4 * tokens  # of English text
+    row_of_log = 64 + 2 + 5 + 20 + samples * 20  # a key, its position, and 20 digits a score
+    return {
+        "responses": prompts * samples,
+        "storage_gib": {
+            "prompts_with_images": prompts * image_bytes / GIB,
+            "samples": prompts * samples * characters / GIB,
+            "candidates": prompts * (image_bytes + samples * characters) / GIB,
+            "score_log": prompts * row_of_log / GIB,
+        },
+        "shards_of_samples": -(-prompts // shard_size),
+        "lost_by_a_kill": {"prompts_sampled_per_gpu": shard_size, "prompts_scored_per_gpu": 16},
+        "held_in_memory_gib_per_process": {
+            "scores_by_key": prompts * (120 + 64 + 56 + samples * 32) / GIB,
+            "pairs_without_their_texts": prompts * pairs_per_prompt * 160 / GIB,  # a name, a rule, a number each
+        },
+        "streamed": [
+            "prompts, images and responses, mapped from disk",
+            "samples, shard by shard",
+            "pairs, line by line",
+        ],
+        "prompts_per_gpu": prompts // gpus,
+    }
+
+
+class LengthScorer:
+    """Scores by length: labelling without the model's forward pass."""
+
+    max_batch_tokens, bias = 16384, 0.0
+
+    def __init__(self):
+        self.processor = build_processor()
+        self.model = torch.nn.Linear(1, 1)
+        self.model.config = Qwen2_5_VLConfig()
+
+    def __call__(self, prompts, completions, images):
+        return [float(len(text)) for text in completions]
+
+
+def write_candidates(folder: Path, n_prompts: int, samples: int) -> None:
+    """Candidates with drawn images, in parts, so that making them takes no memory either."""
+    features = Features(
+        {"prompt": List({"role": Value("string"), "content": Value("string")}), "images": List(Image())}
+    )
+    features["responses"] = List(Value("string"))
+
+    def rows():
+        for number, row in zip(range(n_prompts), compose("preference", 0), strict=False):
+            images = as_png([{"images": row["images"]}])[0]["images"]
+            responses = [f"I see {number} and {i}. " + "Because. " * 100 for i in range(samples)]
+            yield {"prompt": [{"role": "user", "content": f"{row['question']} {number}"}], "images": images} | {
+                "responses": responses
+            }
+
+    Dataset.from_generator(rows, features=features, cache_dir=str(folder / "cache")).save_to_disk(folder / "candidates")
+
+
+def memory_mib(field: str) -> float:
+    """What the process takes now (`VmRSS`; without mapped files, `RssAnon`), or took at most (`VmHWM`)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
+
+
+def measure(n_candidates: int, samples: int) -> dict:
+    """Time, files and peak memory of labelling all but the model's pass."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_candidates(folder, n_candidates // samples, samples)
+        candidates = load_from_disk(folder / "candidates").cast_column("images", List(Image(decode=False)))
+        resumable = ResumableScorer(LengthScorer(), folder / "score_log")
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak (Linux)
+        before, held, began = memory_mib("VmRSS"), memory_mib("RssAnon"), time.monotonic()
+        columns = candidates["prompt"], candidates["responses"], candidates["images"]
+        resumable(*columns)
+        scores = resumable.merge(*columns)
+        assert len(scores) == len(candidates) and all(len(row) == samples for row in scores)
+        return {
+            "candidates": n_candidates,
+            "seconds": round(time.monotonic() - began, 1),
+            "peak_mib_above_start": memory_mib("VmHWM") - before,  # with the file's pages, which can be given back
+            "held_mib_above_start": memory_mib("RssAnon") - held,
+            "score_log_mib": sum(path.stat().st_size for path in (folder / "score_log").iterdir()) / 2**20,
+            "candidates_mib": sum(path.stat().st_size for path in (folder / "candidates").iterdir()) / 2**20,
+        }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=Path("docs/on_policy"))
+    parser.add_argument("--prompts", type=int, default=300_000)
+    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--gpus", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=500, help="Of a response, on average.")
+    parser.add_argument("--image_bytes", type=int, default=150_000, help="Of a prompt's images, on average.")
+    parser.add_argument("--shard_size", type=int, default=256, help="As in sample_responses.")
+    parser.add_argument("--pairs_per_prompt", type=int, default=15, help="InternVL's limit.")
+    parser.add_argument("--candidates", type=int, nargs="+", default=[25_000, 50_000, 100_000], help="To run here.")
+    args = parser.parse_args()
+    scale = {key: value for key, value in vars(args).items() if key not in ("output_dir", "candidates")}
+    results = {"scale": scale, "simulation": simulate(**scale), "measured": []}
+    for n in args.candidates:
+        results["measured"].append(measure(n, args.samples))
+        print(json.dumps(results["measured"][-1]), flush=True)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    (args.output_dir / "scale.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results["simulation"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

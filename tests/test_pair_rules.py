@@ -1,0 +1,121 @@
+"""The rules that make pairs, each on candidates written out, and the verifiers."""
+
+from collections import Counter
+
+import pytest
+
+from vl_reward import verifiers
+from vl_reward.preference_data.pair_rules import (
+    Candidate,
+    best_against_worst,
+    best_of_right,
+    format_pairs,
+    random_pairs,
+    right_against_wrong,
+)
+
+
+def texts(pairs):
+    return [(chosen.text, rejected.text) for chosen, rejected in pairs]
+
+
+SCORED = [Candidate("a", 1.0), Candidate("b", 5.0), Candidate("c", 3.0), Candidate("d", 4.5), Candidate("b", 5.0)]
+SCORED += [Candidate("cut", 9.0, finished=False), Candidate("", None)]
+
+
+@pytest.mark.parametrize(
+    ("max_pairs", "min_gap", "expected", "refused"),
+    [
+        (1, 1.0, [("b", "a")], 0),
+        (3, 1.0, [("b", "a"), ("b", "c")], 1),  # d is too close
+        (3, 0.5, [("b", "a"), ("b", "c"), ("b", "d")], 0),
+        (2, 4.1, [], 2),
+    ],
+)
+def test_best_against_worst(max_pairs, min_gap, expected, refused):
+    pairs, reasons = best_against_worst(SCORED, max_pairs, min_gap, "seed")
+    assert texts(pairs) == expected and +reasons == +Counter({"score gap too small": refused})
+
+
+def test_a_single_finished_response_makes_no_pair():
+    for rule in (best_against_worst, random_pairs):
+        pairs, reasons = rule([SCORED[0], *SCORED[-2:]], 3, 0.0, "seed")
+        assert pairs == [] and reasons == {"fewer than two different finished responses": 1}
+
+
+def test_random_pairs_are_drawn_by_seed_from_all_orders():
+    pairs, reasons = random_pairs(SCORED, 3, 0.0, "seed")
+    assert random_pairs(SCORED, 3, 0.0, "seed")[0] == pairs and len(set(pairs)) == 3 and reasons == {}
+    seen = {pair for seed in range(200) for pair in texts(random_pairs(SCORED, 1, 0.0, str(seed))[0])}
+    assert len(seen) == 4 * 3  # four different usable responses, in either order
+
+
+def answered(text, score, answer, right):
+    return Candidate(text, score, answer=answer, right=right)
+
+
+VERIFIED = [answered("r1", 2.0, "4", True), answered("r2", 3.0, "4", True), answered("w1", 9.0, "5", False)]
+VERIFIED += [answered("w2", 1.0, "14", False), answered("none", 4.0, None, False)]
+
+
+def test_right_against_wrong_leaves_out_answers_that_contain_the_right_one():
+    pairs, reasons = right_against_wrong(VERIFIED, 15, 99.0, "seed")
+    assert sorted(texts(pairs)) == [("r1", "w1"), ("r2", "w1")]
+    assert +reasons == {"the right answer is contained in the wrong one": 2}
+    pairs, reasons = right_against_wrong(VERIFIED, 1, 99.0, "seed")
+    assert len(pairs) == 1 and reasons["more than max_pairs"] == 1
+
+
+def test_prompts_all_right_or_all_wrong_make_no_pairs():
+    assert right_against_wrong(VERIFIED[:2], 15, 0.0, "s") == ([], {"no wrong answer": 1})
+    assert right_against_wrong(VERIFIED[2:], 15, 0.0, "s") == ([], {"no right answer": 1})
+    assert best_of_right(VERIFIED[2:], 15, 0.0, "s") == ([], {"no right answer": 1})
+    assert format_pairs(VERIFIED[2:], 15, 0.0, "s") == ([], {"no right answer": 1})
+
+
+def test_format_pairs_take_what_has_no_answer():
+    pairs, reasons = format_pairs(VERIFIED, 15, 0.0, "seed")
+    assert sorted(texts(pairs)) == [("r1", "none"), ("r2", "none")] and +reasons == {}
+    assert format_pairs(VERIFIED[:4], 15, 0.0, "s") == ([], {"every response has an answer": 1})
+
+
+def test_best_of_right_goes_by_reward_within_the_right_answers():
+    assert texts(best_of_right(VERIFIED, 3, 0.5, "s")[0]) == [("r2", "r1")]
+    assert best_of_right(VERIFIED, 3, 1.5, "s") == ([], {"score gap too small": 1})
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("I see 4 and 5. Answer: 9", "9"),
+        ("Answer: 3. No.\nFinal Answer: **12**", "12"),
+        (r"so \boxed{\frac{1}{2}} it is", r"\frac{1}{2}"),
+        (r"\boxed{1} and then \boxed{2}", "2"),
+        ("\u7b54\u6848\uff1aB", "B"),
+        ("The answer is nine", None),
+        ("Answer: ", None),
+        (r"\boxed{1", None),
+    ],
+)
+def test_final_answer(response, answer):
+    assert verifiers.final_answer(response) == answer
+
+
+@pytest.mark.parametrize(
+    ("verify", "response", "answer", "right"),
+    [
+        (verifiers.exact, "Answer: Yes.", "yes", True),
+        (verifiers.exact, "Answer: 19", "9", False),
+        (verifiers.exact, "9", "9", False),  # no answer is given
+        (verifiers.multiple_choice, "Answer: (B) a cat", "B", True),
+        (verifiers.multiple_choice, "Answer: b.", "(B)", True),
+        (verifiers.multiple_choice, "Answer: Because", "B", False),
+        (verifiers.multiple_choice, "Answer: C", "B", False),
+        (verifiers.mathematical, r"\boxed{\frac{1}{2}}", "0.5", True),
+        (verifiers.mathematical, "Answer: x^2 - 1", "(x-1)(x+1)", True),
+        (verifiers.mathematical, "Answer: 0.51", "0.5", False),
+        (verifiers.mathematical, "0.5", "0.5", False),
+    ],
+)
+def test_verifiers(verify, response, answer, right):
+    assert verify(response, answer) is right

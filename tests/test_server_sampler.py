@@ -1,0 +1,103 @@
+"""Sampling from a server: a local one, which speaks the protocol and asks a real tiny policy."""
+
+import base64
+import http.server
+import io
+import json
+import threading
+
+import pytest
+import torch
+from PIL import Image
+
+from vl_reward import ResponseSampler
+from vl_reward.server_sampler import ServerSampler
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Chat completions by `server.policy`; a request whose text is "fail" gets an error."""
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.bodies.append(body)
+            content = body["messages"][0]["content"]
+            images = [
+                Image.open(io.BytesIO(base64.b64decode(part["image_url"]["url"].split(",")[1])))
+                for part in content
+                if part["type"] == "image_url"
+            ]
+            text = "".join(part["text"] for part in content if part["type"] == "text")
+            if text == "fail":
+                return self.reply(400, {"error": {"message": "the prompt is too long"}})
+            torch.manual_seed(body["seed"])
+            sampler = ResponseSampler(
+                self.server.policy, self.server.processor, body["max_tokens"], body["temperature"], body["top_p"]
+            )
+            responses, reasons = sampler([text], [images], body["n"])
+        choices = [
+            {"index": i, "message": {"role": "assistant", "content": response}, "finish_reason": reason}
+            for i, (response, reason) in enumerate(zip(responses[0], reasons[0], strict=True))
+        ]
+        self.reply(200, {"choices": choices})
+
+    def reply(self, status, body):
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server(policy, processor):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.policy, server.processor, server.lock, server.bodies = policy, processor, threading.Lock(), []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server.url = f"http://127.0.0.1:{server.server_address[1]}/v1/"
+    yield server
+    server.shutdown()
+
+
+def columns(rows):
+    return [row["prompt"] for row in rows], [row["images"] for row in rows]
+
+
+def test_greedy_responses_are_those_of_transformers(server, policy, processor, mixed_pairs):
+    prompts, images = columns(mixed_pairs[:6])
+    found = ServerSampler(server.url, "policy", processor, max_new_tokens=6, temperature=0.0)(prompts, images)
+    assert found == ResponseSampler(policy, processor, max_new_tokens=6, temperature=0.0)(prompts, images)
+
+
+def test_every_parameter_is_sent_and_seeds_decide(server, processor, image_pairs):
+    prompts, images = columns(image_pairs[:2])
+    settings = {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "repetition_penalty": 1.1}
+    sampler = ServerSampler(server.url, "policy", processor, max_new_tokens=4, **settings)
+    torch.manual_seed(0)
+    first = sampler(prompts, images, 3)
+    assert [len(row) for row in first[0]] == [3, 3] and {reason for row in first[1] for reason in row} <= {
+        "stop",
+        "length",
+    }
+    for body in server.bodies:
+        assert {key: body[key] for key in settings} == settings
+        assert (body["model"], body["max_tokens"], body["n"]) == ("policy", 4, 3)
+        assert body["mm_processor_kwargs"]["size"] == dict(processor.image_processor.size)
+    assert len({body["seed"] for body in server.bodies}) == 2
+    torch.manual_seed(0)
+    assert sampler(prompts, images, 3) == first
+    torch.manual_seed(1)
+    assert sampler(prompts, images, 3) != first
+
+
+def test_errors_are_the_servers_own_words(server, processor):
+    sampler = ServerSampler(server.url, "policy", processor, max_new_tokens=4)
+    with pytest.raises(ConnectionError, match="prompt 0: .* answered 400: .*the prompt is too long"):
+        sampler(["fail"], [[]])
+    with pytest.raises(ConnectionError, match="127.0.0.1:9/v1 does not answer .* Is `vllm serve` running there?"):
+        ServerSampler("http://127.0.0.1:9/v1", "policy", processor, max_new_tokens=4)(["fine"], [[]])
+    with pytest.raises(ValueError, match="prompt 0: a message holds"):
+        sampler(["<|im_start|>"], [[]])
