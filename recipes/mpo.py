@@ -10,20 +10,41 @@ Qwen2.5-VL-7B, full fine-tuning on 8 GPUs of 80 GB:
 accelerate launch --config_file accelerate_configs/deepspeed_zero3.yaml recipes/mpo.py \
     --config recipes/configs/qwen2_5_vl_7b/mpo.yaml
 
-Reads the policy that was sampled from and the preferences of label_preferences.py. Writes a better policy.
+Reads the policy that was sampled from, the preferences of label_preferences.py and, with `verifiable_dataset`, prompts
+with answers, on which accuracy is measured every `eval_steps`: training stops when it stops rising, and the best
+checkpoint is kept. Writes a better policy.
 """
 
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import load_dataset, load_from_disk
 from peft import PeftModel
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
+from transformers import AutoProcessor, EarlyStoppingCallback, Qwen2_5_VLForConditionalGeneration, set_seed
 from trl import DPOConfig, ScriptArguments, get_peft_config
 
 from vl_reward import MPOTrainer, RecipeParser, VisionModelConfig, share_prefixes
+from vl_reward.greedy_accuracy import GreedyAccuracy
 
 
-INPUTS = ("model_name_or_path", "dataset_name")
+INPUTS = ("model_name_or_path", "dataset_name", "verifiable_dataset")
+
+
+@dataclass
+class MPOArguments(ScriptArguments):
+    verifiable_dataset: str | None = field(
+        default=None, metadata={"help": "Prompts with `answer`, for early stopping."}
+    )
+    max_new_tokens: int = field(default=1024, metadata={"help": "Longest response to them."})
+    use_reward_shift: bool = field(default=True, metadata={"help": "BCO's δ, which TRL leaves out."})
+    patience: int = field(default=3, metadata={"help": "Evaluations without a better accuracy before it stops."})
+
+
+# Edit here: what counts as right. The embedded world's responses end in `Answer: <answer>`.
+def is_right(response, answer):
+    match = re.search(r"Answer: (\S+)\s*$", response)
+    return match is not None and match.group(1) == answer
 
 
 def main(script_args, training_args, model_args):
@@ -65,6 +86,12 @@ def main(script_args, training_args, model_args):
             script_args.dataset_name, script_args.dataset_config, split=script_args.dataset_train_split
         )
     # Edit here: map your columns to `prompt`, `chosen`, `rejected` (lists of messages) and `images` (a list).
+    early_stopping = {}
+    if script_args.verifiable_dataset is not None:
+        prompts = load_from_disk(script_args.verifiable_dataset)[script_args.dataset_test_split]
+        accuracy = GreedyAccuracy(processor, prompts, is_right, script_args.max_new_tokens)
+        callback = EarlyStoppingCallback(script_args.patience)
+        early_stopping = {"eval_dataset": prompts, "evaluate_policy": accuracy, "callbacks": [callback]}
 
     ####################
     # Training
@@ -76,7 +103,10 @@ def main(script_args, training_args, model_args):
         train_dataset=dataset,
         processing_class=processor,
         peft_config=get_peft_config(model_args),
+        use_reward_shift=script_args.use_reward_shift,
+        **early_stopping,
     )
+    del ref_model  # with `precompute_ref_log_probs` the trainer has no more need of it
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
 
     ####################
@@ -89,5 +119,5 @@ def main(script_args, training_args, model_args):
 
 
 if __name__ == "__main__":
-    parser = RecipeParser((ScriptArguments, DPOConfig, VisionModelConfig), __file__, INPUTS)
+    parser = RecipeParser((MPOArguments, DPOConfig, VisionModelConfig), __file__, INPUTS)
     main(*parser.parse_args_and_config())

@@ -2,17 +2,19 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch.nn.functional import logsigmoid
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import EarlyStoppingCallback, Qwen2_5_VLForConditionalGeneration
 from trl import DPOConfig
 
 from vl_reward import MPOTrainer
-from vl_reward.tiny.preferences import PREFERENCE_FEATURES
+from vl_reward.greedy_accuracy import GreedyAccuracy
+from vl_reward.tiny.preferences import PREFERENCE_FEATURES, PROMPT_FEATURES
 
 
 BETA = 0.1
@@ -61,7 +63,7 @@ def make_trainer(policy_path, processor, image_pairs, tmp_path):
 
 def token_log_probs(model, batch):
     """Log-probabilities of each row's completion tokens, from the full logits, as a list of tensors."""
-    inputs = {key: value for key, value in batch.items() if key != "completion_mask"}
+    inputs = {key: value for key, value in batch.items() if key not in ("completion_mask", "id")}
     log_probs = model(**inputs).logits.log_softmax(-1)[:, :-1]
     tokens = log_probs.gather(-1, batch["input_ids"][:, 1:, None]).squeeze(-1)
     return [row[mask.bool()] for row, mask in zip(tokens, batch["completion_mask"][:, 1:], strict=True)]
@@ -262,4 +264,136 @@ def test_plain_strings_are_turns_of_user_and_assistant(make_trainer, image_pairs
     trainer, row = make_trainer(), image_pairs[0]
     strings = {**row, **{key: row[key][0]["content"] for key in ("prompt", "chosen", "rejected")}}
     first, second = trainer.data_collator([row]), trainer.data_collator([strings])
+    assert first.pop("id") == second.pop("id")
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_pair_that_breaks_the_loss_stops_the_run_by_name(make_trainer, image_pairs):
+    trainer = make_trainer(train_sampling_strategy="sequential")
+    compute = trainer.compute_ref_log_probs
+
+    def broken(*arguments):
+        chosen, rejected = compute(*arguments)
+        rejected[2] = float("nan")
+        return chosen, rejected
+
+    trainer.compute_ref_log_probs = broken
+    message = f"row {image_pairs[2]['id']}: the rejected response's log-probability is .* nan under the reference"
+    with pytest.raises(FloatingPointError, match=message):
+        trainer.train()
+
+
+def test_a_reference_that_is_another_model_is_refused(make_trainer, image_pairs):
+    other = Qwen2_5_VLForConditionalGeneration(make_trainer().model.config)
+    trainer = make_trainer(ref_model=other, train_sampling_strategy="sequential")
+    with pytest.raises(ValueError, match=f"row {image_pairs[0]['id']}: before the first step .* they are two models"):
+        trainer.train()
+
+
+def test_a_drifting_reward_shift_stops_the_run_with_the_pair(make_trainer):
+    trainer = make_trainer()
+    trainer.reward_shift.LIMIT = 1e-3
+    with pytest.raises(FloatingPointError, match="The reward shift is .* after step [23].* of row [0-9a-f]{16}"):
+        trainer.train()
+
+
+@pytest.fixture
+def alive():
+    """Counts models that are in memory."""
+    import gc
+    import weakref
+
+    models = []
+
+    def note(model):
+        models.append(weakref.ref(model))
+        return model
+
+    def count():
+        gc.collect()
+        return sum(reference() is not None for reference in models)
+
+    note.count = count
+    return note
+
+
+def test_precomputed_reference_gives_the_losses_of_the_live_one(make_trainer, policy_path, tmp_path, alive):
+    def losses(trainer):
+        trainer.train()
+        return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    live = losses(make_trainer())
+    reference = alive(Qwen2_5_VLForConditionalGeneration.from_pretrained(policy_path, dtype="float32"))
+    trainer = make_trainer(ref_model=reference, precompute_ref_log_probs=True, precompute_ref_batch_size=5)
+    log = tmp_path / "out/ref_log_probs/process_00000.jsonl"
+    assert len(log.read_text().splitlines()) == 24
+    del reference
+    ahead = losses(trainer)
+    assert ahead == pytest.approx(live, rel=1e-5) and len(ahead) == 4
+    assert trainer.ref_model is None and alive.count() == 0
+
+    # Stopped in the middle, it goes on; what is there is not computed again.
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:12]) + lines[12][:20])
+    columns = trainer.train_dataset["ref_chosen_logps"][:]
+    again = make_trainer(precompute_ref_log_probs=True, precompute_ref_batch_size=5)
+    assert again.train_dataset["ref_chosen_logps"][:] == pytest.approx(columns, abs=1e-5)
+    assert [json.loads(line)["key"] for line in log.read_text().splitlines()[:12]] == [
+        json.loads(line)["key"] for line in lines[:12]
+    ]
+    assert len(log.read_text().splitlines()) == 12 + 14  # batches of 5: the third lacks some of its pairs
+
+    other = Qwen2_5_VLForConditionalGeneration.from_pretrained(policy_path, dtype="float32")
+    other.lm_head.weight.data += 0.1 * torch.randn(other.lm_head.weight.shape)
+    changed = make_trainer(ref_model=other, precompute_ref_log_probs=True)
+    assert changed.train_dataset["ref_chosen_logps"][:] != pytest.approx(columns, abs=1e-2)
+
+
+def test_precomputing_needs_a_reference(make_trainer):
+    with pytest.raises(ValueError, match="`precompute_ref_log_probs` needs a `ref_model`"):
+        make_trainer(precompute_ref_log_probs=True, peft_config=LoraConfig(target_modules=["q_proj"]))
+
+
+def test_training_stops_when_accuracy_falls_and_keeps_the_best(policy_path, processor, image_pairs, tmp_path):
+    """The policy is trained to say what is right once, then what is not; the accuracy is that of real generation."""
+    rows = [row for row in image_pairs if len(row["images"]) == 1][:4]
+    prompts = Dataset.from_list(
+        [{key: row[key] for key in ("id", "prompt", "images")} | {"answer": "I"} for row in rows], PROMPT_FEATURES
+    )
+
+    def load():
+        return Qwen2_5_VLForConditionalGeneration.from_pretrained(policy_path, dtype="float32")
+
+    accuracy = GreedyAccuracy(
+        processor, prompts, lambda response, answer: response.startswith(answer), max_new_tokens=2
+    )
+    seen = []
+
+    def evaluate(policy):
+        found = accuracy(policy)
+        seen.append(found["greedy_accuracy"])
+        # Later evaluations are made worse than the first, whatever the policy says.
+        return {**found, "greedy_accuracy": found["greedy_accuracy"] - 0.1 * len(seen)}
+
+    settings = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 40}
+    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "greedy_accuracy", "learning_rate": 3e-3}
+    trainer = MPOTrainer(
+        model=load(),
+        ref_model=load(),
+        args=mpo_config(tmp_path / "out", **settings),
+        train_dataset=Dataset.from_list(rows, PREFERENCE_FEATURES),
+        processing_class=processor,
+        eval_dataset=prompts,
+        evaluate_policy=evaluate,
+        callbacks=[EarlyStoppingCallback(2)],
+    )
+    trainer.train()
+    best = Path(trainer.state.best_model_checkpoint)
+    history = [entry["eval_greedy_accuracy"] for entry in trainer.state.log_history if "eval_greedy_accuracy" in entry]
+    step = 2 * (1 + history.index(max(history)))
+    assert best.name == f"checkpoint-{step}" and trainer.state.global_step == step + 4 < 40
+    kept = Qwen2_5_VLForConditionalGeneration.from_pretrained(best, dtype="float32").state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in trainer.model.state_dict().items())
+    # The best policy, asked again, answers as it did then, and training has its own generation config back.
+    assert accuracy(trainer.model)["greedy_accuracy"] == seen[history.index(max(history))]
+    assert trainer.model.generation_config.max_new_tokens is None

@@ -2,85 +2,26 @@
 
 import functools
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import torch
 from datasets import Image, List
 from peft import PeftModel
-from transformers import ProcessorMixin, TrainerCallback
+from transformers import ProcessorMixin
 from trl import DPOConfig, DPOTrainer
-from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
+from trl.models.utils import unwrap_model_for_generation
 
-from .encoding import as_messages, load_images, refuse_control_tokens, text_of
-from .trainer_guards import TrainerGuards
-
-
-@dataclass
-class DataCollatorForMPO(DataCollatorForVisionPreference):
-    """
-    TRL's vision-preference collator, which refuses what TRL's would cut or let through.
-
-    Args:
-        max_pair_length (`int`, *optional*):
-            Refuse a pair with a response longer than this many tokens, prompt and image tokens included. TRL's
-            `max_length` cuts: a response can lose all of its tokens, and the loss is then reported as 0.
-
-    Raises:
-        ValueError: For an empty response, control tokens in a message, an image that cannot be decoded, or a pair that
-            is too long. The row is named.
-    """
-
-    max_pair_length: int | None = None
-
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        names = [f"row {row.get('id', '?')}" for row in examples]
-        rows = [
-            {
-                "prompt": as_messages(row["prompt"], []),
-                "chosen": as_messages([], row["chosen"]),
-                "rejected": as_messages([], row["rejected"]),
-                "images": load_images(name, row["images"]),
-            }
-            for name, row in zip(names, examples, strict=True)
-        ]
-        for name, row in zip(names, rows, strict=True):
-            refuse_control_tokens(self.processor, name, row["prompt"] + row["chosen"] + row["rejected"])
-            for side in ("chosen", "rejected"):
-                if not text_of(row[side]).strip():
-                    raise ValueError(
-                        f"{name}: the {side} response is empty, so there is nothing to learn from. Leave the pair out."
-                    )
-
-        batch = super().torch_call(rows)
-        for name, length in zip(names * 2, batch["attention_mask"].sum(1).tolist(), strict=True):
-            if self.max_pair_length is not None and length > self.max_pair_length:
-                raise ValueError(
-                    f"{name}: a response has {length} tokens, image tokens included, and `max_length` is "
-                    f"{self.max_pair_length}. It is not cut. Raise `max_length`, lower the processor's "
-                    "`max_pixels`, or leave the pair out."
-                )
-        return batch
+from .data_collator import DataCollatorForMPO
+from .fingerprints import model_fingerprint
+from .reference_log_probs import ReferenceLogProbs
+from .reward_shift import RewardShift
+from .trainer_guards import TrainerGuards, refuse_another_reference, refuse_non_finite_pairs
 
 
-class RewardShift(TrainerCallback):
-    """
-    The reward shift δ of BCO: the mean of all implicit rewards so far, chosen and rejected alike, over all ranks. It
-    moves once per optimizer step, so it does not depend on how a batch is divided into micro-batches.
-    """
-
-    def __init__(self):
-        self.total, self.count = 0.0, 0
-        self.pending: list[float] = []
-
-    @property
-    def value(self) -> float:
-        return self.total / self.count if self.count else 0.0
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.total += sum(self.pending)
-        self.count += len(self.pending)
-        self.pending.clear()
+def without_ids(batch: dict) -> dict:
+    """A batch as models take it: TRL hands over every key that it does not know."""
+    return {key: value for key, value in batch.items() if key != "id"}
 
 
 class MPOTrainer(TrainerGuards, DPOTrainer):
@@ -96,6 +37,9 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
 
     Metrics are those of DPOTrainer, and `reward_shift`. The rewards are logged without the shift.
 
+    With `precompute_ref_log_probs` the reference's log-probabilities are computed before training, kept in
+    `ref_log_probs` under the output directory, and the reference is let go ([`ReferenceLogProbs`]).
+
     Args:
         model ([`~transformers.PreTrainedModel`]):
             The policy.
@@ -109,11 +53,27 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
             The policy's processor.
         train_dataset (`Dataset`):
             Rows with `prompt`, `chosen`, `rejected`, `images`, and optionally `id`.
+        evaluate_policy (`Callable`, *optional*):
+            What `evaluate` asks instead of the loss on pairs, which falls while answers get worse: from the policy to
+            metrics, such as [`GreedyAccuracy`]. Name one as `metric_for_best_model` to keep the best checkpoint.
+        use_reward_shift (`bool`, *optional*, defaults to `True`):
+            Without it δ is 0, as in TRL, to see what it is good for.
         **kwargs:
             Passed on to [`~trl.DPOTrainer`].
     """
 
-    def __init__(self, model, ref_model, args: DPOConfig, *, processing_class: ProcessorMixin, train_dataset, **kwargs):
+    def __init__(
+        self,
+        model,
+        ref_model,
+        args: DPOConfig,
+        *,
+        processing_class: ProcessorMixin,
+        train_dataset,
+        evaluate_policy: Callable | None = None,
+        use_reward_shift: bool = True,
+        **kwargs,
+    ):
         if ref_model is None and not isinstance(model, PeftModel) and kwargs.get("peft_config") is None:
             raise ValueError(
                 "`ref_model` is None. DPOTrainer would load the reference by the name in the policy's config, which "
@@ -126,6 +86,14 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
             )
         if "sft" in args.loss_type and args.loss_weights is None:
             raise ValueError("`loss_weights` is not set, so every loss would weigh 1. MPO's are [0.8, 0.2, 1.0].")
+        # TRL refuses to precompute for images; here it is done below.
+        precompute, args.precompute_ref_log_probs = args.precompute_ref_log_probs, False
+        if precompute and ref_model is None:
+            raise ValueError(
+                "`precompute_ref_log_probs` needs a `ref_model`. With PEFT there is none to be let go: leave it out."
+            )
+        fingerprint = model_fingerprint(ref_model, processing_class) if precompute else None
+        self.evaluate_policy, self.use_reward_shift = evaluate_policy, use_reward_shift
         kwargs.setdefault("data_collator", DataCollatorForMPO(processing_class, max_pair_length=args.max_length))
         super().__init__(
             model=model,
@@ -144,20 +112,31 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
         self.precompute_ref_logps = True  # makes `_compute_loss` take the reference log-probs from its inputs
         self.reward_shift = RewardShift()
         self.add_callback(self.reward_shift)
+        args.precompute_ref_log_probs = precompute
+        if precompute:
+            reference = ReferenceLogProbs(Path(args.output_dir, "ref_log_probs"), fingerprint, self.accelerator)
+            self.train_dataset = reference(
+                self.train_dataset,
+                self.data_collator,
+                lambda batch: self.compute_ref_log_probs(self.ref_model, without_ids(batch)),
+                args.precompute_ref_batch_size or args.per_device_train_batch_size,
+            )
+            self.ref_model = None
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
-        self._signature_columns += ["id"]
+        self._signature_columns += ["id", "ref_chosen_logps", "ref_rejected_logps"]
 
     def _compute_loss(self, model, inputs, return_outputs):
         mode = "train" if self.model.training else "eval"
-        shift = self.reward_shift.value if "bco_pair" in self.loss_types else 0.0
-        ref_chosen_logps, ref_rejected_logps = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
-        inputs = {
-            **inputs,
-            "ref_chosen_logps": ref_chosen_logps + shift / self.beta,
-            "ref_rejected_logps": ref_rejected_logps + shift / self.beta,
-        }
+        shift = self.reward_shift.value if self.use_reward_shift and "bco_pair" in self.loss_types else 0.0
+        pairs, inputs = inputs["id"], without_ids(inputs)
+        if "ref_chosen_logps" in inputs:
+            ref_logps = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
+        else:
+            ref_logps = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
+        inputs |= {"ref_chosen_logps": ref_logps[0] + shift / self.beta}
+        inputs |= {"ref_rejected_logps": ref_logps[1] + shift / self.beta}
         log_probs = None
 
         def keep_log_probs(**kwargs):
@@ -167,6 +146,12 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
             return outputs
 
         loss = super()._compute_loss(keep_log_probs, inputs, return_outputs=False)
+        if mode == "train":
+            sides = ["chosen"] * len(pairs) + ["rejected"] * len(pairs)
+            logps = log_probs.detach().sum(1).tolist(), torch.cat(ref_logps).tolist()
+            self.log_probs = list(zip(pairs * 2, sides, *logps, strict=True))
+            refuse_non_finite_pairs(self.log_probs, self.state.global_step, self.args.output_dir)
+            self.reward_shift.note({pair: self.beta * (logp - ref) for pair, _, logp, ref in self.log_probs})
 
         lengths = inputs["completion_mask"][:, 1:].sum(1).chunk(2)[0]
         sft_loss = (-log_probs.sum(1).chunk(2)[0] / lengths).mean()
@@ -178,6 +163,22 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
         metrics["reward_shift"].append(shift)
         metrics["sft_loss"].append(self.accelerator.gather(sft_loss.detach()).mean().item())
         return loss + self.sft_weight * sft_loss
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        if self.state.global_step == 0 and self.args.disable_dropout:
+            refuse_another_reference(self.log_probs)
+        return loss
+
+    def evaluate(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        if self.evaluate_policy is None:
+            return super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as policy:
+            found = self.evaluate_policy(policy)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         assert not return_outputs, "scores for `compute_metrics` would need the vocabulary's logits"

@@ -1,5 +1,7 @@
 """What both trainers of this project refuse to do silently."""
 
+import math
+
 import torch
 from transformers import Trainer
 
@@ -24,3 +26,42 @@ class TrainerGuards(Trainer):
                 f"checkpoint in {self.args.output_dir}. Lower the learning rate, or look at the rows of this step."
             )
         return loss
+
+
+def refuse_non_finite_pairs(log_probs: list[tuple[str, str, float, float]], step: int, output_dir: str):
+    """
+    Args:
+        log_probs (`list[tuple[str, str, float, float]]`):
+            Of each response: its pair, `"chosen"` or `"rejected"`, and its log-probability under the policy and under
+            the reference.
+        step (`int`), output_dir (`str`):
+            For the message.
+
+    Raises:
+        FloatingPointError: With the name of the pair whose log-probability is not a finite number.
+    """
+    for pair, side, logp, ref_logp in log_probs:
+        if not math.isfinite(logp - ref_logp):
+            raise FloatingPointError(
+                f"{pair}: the {side} response's log-probability is {logp} under the policy and {ref_logp} under the "
+                f"reference, at step {step}. Nothing was saved after the last checkpoint in {output_dir}. Lower the "
+                "learning rate, or look at the pair."
+            )
+
+
+def refuse_another_reference(log_probs: list[tuple[str, str, float, float]]):
+    """
+    Args:
+        log_probs (`list[tuple[str, str, float, float]]`):
+            As [`refuse_non_finite_pairs`] takes them, before the first step.
+
+    Raises:
+        ValueError: If policy and reference differ by more than bfloat16 rounds away.
+    """
+    for pair, side, logp, ref_logp in log_probs:
+        if abs(logp - ref_logp) > 0.05 + 0.01 * abs(ref_logp):
+            raise ValueError(
+                f"{pair}: before the first step the {side} response's log-probability is {logp:.2f} under the policy "
+                f"and {ref_logp:.2f} under the reference, so they are two models, and no margin is zero. Load the "
+                "reference from the policy's checkpoint."
+            )

@@ -1,0 +1,57 @@
+"""How many verifiable prompts a policy answers right, measured while it is trained."""
+
+from collections.abc import Callable
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from datasets import Dataset
+from transformers import PreTrainedModel, ProcessorMixin
+
+from .sampler import ResponseSampler
+
+
+class GreedyAccuracy:
+    """
+    Greedy accuracy on prompts with answers, for [`MPOTrainer`]'s `evaluate_policy`.
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`]):
+            The policy's processor.
+        prompts (`Dataset`):
+            Rows with `prompt`, `images` and `answer`, none of which are trained on.
+        is_right (`Callable`):
+            From a response and the answer to whether it is right.
+        max_new_tokens (`int`):
+            Longest response.
+        batch_size (`int`, *optional*, defaults to `64`):
+            Responses generated at a time, per process.
+    """
+
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        prompts: Dataset,
+        is_right: Callable[[str, str], bool],
+        max_new_tokens: int,
+        batch_size: int = 64,
+    ):
+        self.processor, self.prompts, self.is_right = processor, prompts, is_right
+        self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
+
+    def __call__(self, policy: PreTrainedModel) -> dict[str, float]:
+        """
+        Returns:
+            `dict[str, float]`: `greedy_accuracy`, and `response_characters`, their mean number, over the prompts of all
+            processes.
+        """
+        state, generation_config = PartialState(), policy.generation_config
+        rows = self.prompts.select(range(state.process_index, len(self.prompts), state.num_processes))
+        sampler = ResponseSampler(policy, self.processor, self.max_new_tokens, 0.0, batch_size=self.batch_size)
+        responses, _ = sampler(rows["prompt"][:], rows["images"][:])
+        policy.generation_config = generation_config
+        right = sum(self.is_right(row[0], answer) for row, answer in zip(responses, rows["answer"][:], strict=True))
+        characters = sum(len(row[0]) for row in responses)
+        sums = reduce(torch.tensor([right, characters], dtype=torch.float32, device=policy.device))
+        accuracy, length = (sums / len(self.prompts)).tolist()
+        return {"greedy_accuracy": accuracy, "response_characters": length}
