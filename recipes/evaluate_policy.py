@@ -20,6 +20,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 import PIL.Image
 from accelerate import PartialState
@@ -85,41 +86,38 @@ def main(script_args, model_args):
     ####################
     greedy_responses, _ = greedy(questions, images)
     blind_responses, _ = greedy(questions, blank_images)
+    accuracy = fmean(is_right(row[0], a) for row, a in zip(greedy_responses, answers, strict=True))
     results = {
         "model": model_args.model_name_or_path,
         "n_prompts": len(prompts),
-        "greedy_accuracy": mean(is_right(row[0], a) for row, a in zip(greedy_responses, answers, strict=True)),
-        "blind_accuracy": mean(is_right(row[0], a) for row, a in zip(blind_responses, answers, strict=True)),
+        "greedy_characters": fmean(len(row[0]) for row in greedy_responses),
+        "greedy_accuracy": accuracy,
+        "greedy_standard_error": math.sqrt(accuracy * (1 - accuracy) / len(prompts)),
+        "blind_accuracy": fmean(is_right(row[0], a) for row, a in zip(blind_responses, answers, strict=True)),
     }
-    results["greedy_standard_error"] = math.sqrt(
-        results["greedy_accuracy"] * (1 - results["greedy_accuracy"]) / len(prompts)
-    )
     lines = [{"id": i, "greedy": row[0]} for i, row in zip(prompts["id"], greedy_responses, strict=True)]
 
-    n = script_args.num_generations
-    if script_args.reward_model is not None and n > 0:
-        sampler = ResponseSampler(
-            model, processor, script_args.max_new_tokens, script_args.temperature, batch_size=script_args.batch_size
-        )
-        samples, _ = sampler(questions, images, n)
+    if script_args.reward_model is not None:
         scorer = RewardScorer.from_pretrained(script_args.reward_model, dtype=model_args.dtype)
         if not model_args.share_prefixes:
             unshare_prefixes(scorer.model)
         scorer.model.to(device)
-        # Equal responses to one prompt are scored once; an empty one cannot be scored, and is the worst there is.
-        unique = [(i, text) for i, row in enumerate(samples) for text in dict.fromkeys(row) if text.strip()]
-        unique_scores = scorer(
-            [questions[i] for i, _ in unique], [text for _, text in unique], [images[i] for i, _ in unique]
-        )
-        score_of = dict(zip(unique, unique_scores, strict=True))
-        scores = [[score_of.get((i, text), -math.inf) for text in row] for i, row in enumerate(samples)]
+        greedy_scores = [row[0] for row in score_rows(scorer, questions, greedy_responses, images)]
+        reward = fmean([score for score in greedy_scores if score > -math.inf] or [-math.inf])
+        results |= {"reward_model": script_args.reward_model, "greedy_reward": reward}
+        lines = [line | {"greedy_score": score} for line, score in zip(lines, greedy_scores, strict=True)]
+
+    n = script_args.num_generations
+    if script_args.reward_model is not None and n > 0:
+        sampling = {"temperature": script_args.temperature, "batch_size": script_args.batch_size}
+        samples, _ = ResponseSampler(model, processor, script_args.max_new_tokens, **sampling)(questions, images, n)
+        scores = score_rows(scorer, questions, samples, images)
         right = [[is_right(text, answer) for text in row] for row, answer in zip(samples, answers, strict=True)]
         results |= {
-            "reward_model": script_args.reward_model,
             "n": n,
-            "random_of_n_accuracy": mean(mean(row) for row in right),
-            "best_of_n_accuracy": mean(row[s.index(max(s))] for row, s in zip(right, scores, strict=True)),
-            "pass_at_n": mean(any(row) for row in right),
+            "random_of_n_accuracy": fmean(fmean(row) for row in right),
+            "best_of_n_accuracy": fmean(row[s.index(max(s))] for row, s in zip(right, scores, strict=True)),
+            "pass_at_n": fmean(any(row) for row in right),
         }
         lines = [
             line | {"samples": row, "right": ok, "scores": s}
@@ -136,9 +134,12 @@ def main(script_args, model_args):
     print(json.dumps(results, indent=2))
 
 
-def mean(values):
-    values = list(values)
-    return sum(values) / len(values)
+def score_rows(scorer, questions, rows, images):
+    """Equal responses to one prompt are scored once; an empty one cannot be scored, and is the worst there is."""
+    unique = [(i, text) for i, row in enumerate(rows) for text in dict.fromkeys(row) if text.strip()]
+    scores = scorer([questions[i] for i, _ in unique], [text for _, text in unique], [images[i] for i, _ in unique])
+    score_of = dict(zip(unique, scores, strict=True))
+    return [[score_of.get((i, text), -math.inf) for text in row] for i, row in enumerate(rows)]
 
 
 if __name__ == "__main__":

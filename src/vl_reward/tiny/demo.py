@@ -58,6 +58,21 @@ def steps(out: Path, seed: int) -> dict[str, list[str]]:
     return commands
 
 
+def run_steps(commands: dict[str, list[str]], record: Path, done: dict) -> None:
+    """Run the commands whose steps are not done, and note each in the record with the seconds it took."""
+    for number, (step, command) in enumerate(commands.items(), 1):
+        if step in done["seconds"]:
+            print(f"[{number}/{len(commands)}] {step}: done", flush=True)
+            continue
+        print(f"[{number}/{len(commands)}] {step}: {' '.join(['python', *command[1:]])}", flush=True)
+        start = time.monotonic()
+        if subprocess.run(command, env={**os.environ, **KEEP_MEMORY}).returncode != 0:
+            sys.exit(f"{step} failed. The same command goes on from there once its cause is mended.")
+        done["seconds"][step] = round(time.monotonic() - start, 1)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(done, indent=2))
+
+
 def collect(out: Path, seconds: dict[str, float]) -> dict:
     """Gather what the steps wrote into the results of the demo."""
     reward = json.loads((out / "evaluate_reward/results.json").read_text())
@@ -96,19 +111,7 @@ def main():
     if done["seed"] != args.seed:
         sys.exit(f"{args.output_dir} holds a run with seed {done['seed']}. Choose another directory: make demo OUT=...")
 
-    commands = steps(args.output_dir, args.seed)
-    for number, (step, command) in enumerate(commands.items(), 1):
-        if step in done["seconds"]:
-            print(f"[{number}/{len(commands)}] {step}: done", flush=True)
-            continue
-        print(f"[{number}/{len(commands)}] {step}: {' '.join(['python', *command[1:]])}", flush=True)
-        start = time.monotonic()
-        if subprocess.run(command, env={**os.environ, **KEEP_MEMORY}).returncode != 0:
-            sys.exit(f"{step} failed. `make demo` goes on from there once its cause is mended.")
-        done["seconds"][step] = round(time.monotonic() - start, 1)
-        args.output_dir.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(done, indent=2))
-
+    run_steps(steps(args.output_dir, args.seed), record, done)
     results = collect(args.output_dir, done["seconds"])
     (args.output_dir / "results.json").write_text(json.dumps(results, indent=2))
     for group in ("reward", "policy"):
