@@ -8,7 +8,7 @@ accelerate launch recipes/dropout_negatives.py
 
 Qwen2.5-VL-7B, on 8 GPUs:
 
-accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/dropout_negatives.py \\
+accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/dropout_negatives.py \
     --config recipes/configs/qwen2_5_vl_7b/dropout_negatives.yaml
 
 Reads the candidates of sample_responses.py and the policy that made them. Writes `samples` (shards, as they are made: a

@@ -12,6 +12,8 @@ Qwen2.5-VL-7B, full fine-tuning on 8 GPUs of 80 GB:
 
 accelerate launch --config_file accelerate_configs/deepspeed_zero3.yaml recipes/reward_stage1.py \
     --config recipes/configs/qwen2_5_vl_7b/reward_stage1.yaml
+accelerate launch --config_file accelerate_configs/deepspeed_zero3.yaml recipes/reward_stage2.py \
+    --config recipes/configs/qwen2_5_vl_7b/reward_stage2.yaml
 
 Reads a Qwen2.5-VL checkpoint (stage 1) or a reward model (stage 2) and a preference dataset with `prompt`, `chosen`,
 `rejected` and `images`. Writes a reward model.

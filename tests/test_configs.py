@@ -166,6 +166,16 @@ def test_imports_go_one_way():
             assert not (isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in {r.stem for r in RECIPES})
 
 
+def test_every_recipe_names_its_7b_run():
+    for path in RECIPES:
+        command = RecipeParser(dataclasses_of(path), str(path), ()).command_for_7b().split()
+        assert command[:2] == ["accelerate", "launch"] and f"recipes/{path.name}" in command
+        config = ROOT / command[command.index("--config") + 1]
+        assert config.exists() and config.name.startswith(path.stem)
+        if "--config_file" in command:
+            assert (ROOT / command[command.index("--config_file") + 1]).exists()
+
+
 def test_recipes_stay_readable():
     for path in RECIPES:
         assert len(path.read_text().splitlines()) <= 150, path.name

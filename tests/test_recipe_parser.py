@@ -18,7 +18,8 @@ class Arguments:
 def recipe(tmp_path):
     (tmp_path / "configs/tiny").mkdir(parents=True)
     (tmp_path / "configs/tiny/train.yaml").write_text("batch_size: 2\n")
-    (tmp_path / "train.py").touch()
+    command = "accelerate launch recipes/train.py \\\n    --config recipes/configs/qwen2_5_vl_7b/train.yaml"
+    (tmp_path / "train.py").write_text(f'"""\nTrains.\n\n{command}\n"""\n')
     (tmp_path / "prepare.py").touch()
     return str(tmp_path / "train.py")
 
@@ -31,7 +32,8 @@ def test_without_config_the_tiny_one_runs_and_says_so(recipe, capsys):
     assert parse(recipe).batch_size == 2
     first_line = capsys.readouterr().out.splitlines()[0]
     assert "configs/tiny/train.yaml" in first_line
-    assert "--config recipes/configs/qwen2_5_vl_7b/train.yaml" in first_line
+    command = "accelerate launch recipes/train.py --config recipes/configs/qwen2_5_vl_7b/train.yaml"
+    assert first_line.endswith(f"The 7B run: {command}")
 
 
 def test_only_the_main_process_says_so(recipe, capsys, monkeypatch):

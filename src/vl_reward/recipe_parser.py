@@ -1,5 +1,6 @@
 """How a recipe reads its configuration."""
 
+import ast
 import os
 import sys
 from pathlib import Path
@@ -39,9 +40,8 @@ class RecipeParser(TrlParser):
             config = next((path for path in configs if path.exists()), configs[-1])
             if os.environ.get("RANK", "0") == "0":
                 print(
-                    f"No --config given: running {os.path.relpath(config)}, on the embedded digits world. The 7B run: "
-                    f"accelerate launch --config_file accelerate_configs/deepspeed_zero3.yaml recipes/{name}.py "
-                    f"--config recipes/configs/qwen2_5_vl_7b/{name}.yaml",
+                    f"No --config given: running {os.path.relpath(config)}, on the embedded digits world. "
+                    f"The 7B run: {self.command_for_7b()}",
                     flush=True,
                 )
             args = ["--config", str(config), *args]
@@ -55,6 +55,12 @@ class RecipeParser(TrlParser):
             ):
                 raise FileNotFoundError(f"`{key}: {path}` does not exist. Make it first: {self.command_for(path)}")
         return parsed
+
+    def command_for_7b(self) -> str:
+        """The command in the recipe's docstring that runs it with its 7B config."""
+        lines = (ast.get_docstring(ast.parse(self.recipe.read_text())) or "").splitlines()
+        of_7b = [line for line in lines if f"recipes/{self.recipe.name}" in line and "qwen2_5_vl_7b" in line]
+        return " ".join(of_7b[0].split()) if of_7b else "see the recipe's docstring"
 
     def command_for(self, path: Path) -> str:
         """The command that writes `outputs/<world>/<recipe>/...`, or builds the embedded world's inputs."""
