@@ -34,7 +34,7 @@ INPUTS = ("model_name_or_path", "dataset_name", "verifiable_dataset")
 @dataclass
 class MPOArguments(ScriptArguments):
     verifiable_dataset: str | None = field(
-        default=None, metadata={"help": "Prompts with `answer`, for early stopping."}
+        default=None, metadata={"help": "Prompts with `answer` to stop by; not those reported on."}
     )
     max_new_tokens: int = field(default=1024, metadata={"help": "Longest response to them."})
     use_reward_shift: bool = field(default=True, metadata={"help": "BCO's δ, which TRL leaves out."})

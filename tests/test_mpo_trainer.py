@@ -397,3 +397,39 @@ def test_training_stops_when_accuracy_falls_and_keeps_the_best(policy_path, proc
     # The best policy, asked again, answers as it did then, and training has its own generation config back.
     assert accuracy(trainer.model)["greedy_accuracy"] == seen[history.index(max(history))]
     assert trainer.model.generation_config.max_new_tokens is None
+
+
+def test_pairs_to_evaluate_on_have_the_reference_too(policy_path, processor, image_pairs, tmp_path):
+    """Without it they would be compared with the policy itself: every margin zero, and no error."""
+
+    def trainer(name, **changes):
+        models = [Qwen2_5_VLForConditionalGeneration.from_pretrained(policy_path, dtype="float32") for _ in range(2)]
+        return MPOTrainer(
+            *models,
+            args=mpo_config(tmp_path / name, **changes),
+            train_dataset=Dataset.from_list(image_pairs[:8], PREFERENCE_FEATURES),
+            eval_dataset=Dataset.from_list(image_pairs[8:14], PREFERENCE_FEATURES),
+            processing_class=processor,
+        )
+
+    live, ahead = trainer("live"), trainer("ahead", precompute_ref_log_probs=True)
+    for one in (live, ahead):
+        one.train()
+    losses = [one.evaluate()["eval_loss"] for one in (live, ahead)]
+    margins = [one.state.log_history[-1]["eval_rewards/margins"] for one in (live, ahead)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and margins[1] == pytest.approx(margins[0], abs=1e-4)
+    assert abs(margins[0]) > 1e-3
+    with pytest.raises(ValueError, match="row .* has no reference log-probabilities, and the reference is gone"):
+        ahead.evaluate(Dataset.from_list(image_pairs[14:18], PREFERENCE_FEATURES))
+
+
+def test_reference_log_probs_of_an_unknown_model_are_refused(image_pairs, policy, processor, tmp_path):
+    dataset = Dataset.from_list(image_pairs[:4], PREFERENCE_FEATURES)
+    with pytest.raises(ValueError, match=r"has the columns \['ref_chosen_logps', 'ref_rejected_logps'\]"):
+        MPOTrainer(
+            model=policy,
+            ref_model=policy,
+            args=mpo_config(tmp_path),
+            train_dataset=dataset.add_column("ref_chosen_logps", [0.0] * 4).add_column("ref_rejected_logps", [0.0] * 4),
+            processing_class=processor,
+        )

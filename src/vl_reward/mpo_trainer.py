@@ -84,6 +84,11 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
             raise ValueError(
                 f"The train dataset has the columns {train_dataset.column_names} and lacks {sorted(missing)}."
             )
+        if given := {"ref_chosen_logps", "ref_rejected_logps"} & set(train_dataset.column_names):
+            raise ValueError(
+                f"The train dataset has the columns {sorted(given)}, which would stand in for `ref_model`, and whose "
+                "model they are from is not known. Remove them, and set `precompute_ref_log_probs`."
+            )
         if "sft" in args.loss_type and args.loss_weights is None:
             raise ValueError("`loss_weights` is not set, so every loss would weigh 1. MPO's are [0.8, 0.2, 1.0].")
         # TRL refuses to precompute for images; here it is done below.
@@ -114,13 +119,16 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
         self.add_callback(self.reward_shift)
         args.precompute_ref_log_probs = precompute
         if precompute:
-            reference = ReferenceLogProbs(Path(args.output_dir, "ref_log_probs"), fingerprint, self.accelerator)
-            self.train_dataset = reference(
-                self.train_dataset,
-                self.data_collator,
-                lambda batch: self.compute_ref_log_probs(self.ref_model, without_ids(batch)),
-                args.precompute_ref_batch_size or args.per_device_train_batch_size,
+            add_log_probs = functools.partial(
+                ReferenceLogProbs(Path(args.output_dir, "ref_log_probs"), fingerprint, self.accelerator),
+                collator=self.data_collator,
+                compute=lambda batch: self.compute_ref_log_probs(self.ref_model, without_ids(batch)),
+                batch_size=args.precompute_ref_batch_size or args.per_device_train_batch_size,
             )
+            self.train_dataset = add_log_probs(self.train_dataset)
+            if self.eval_dataset is not None and evaluate_policy is None:
+                pairs = self.eval_dataset.cast_column("images", List(Image(decode=False)))
+                self.eval_dataset = add_log_probs(pairs)
             self.ref_model = None
 
     def _set_signature_columns_if_needed(self):
@@ -133,6 +141,11 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
         pairs, inputs = inputs["id"], without_ids(inputs)
         if "ref_chosen_logps" in inputs:
             ref_logps = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
+        elif self.ref_model is None and not isinstance(self.model, PeftModel):
+            raise ValueError(
+                f"{pairs[0]} has no reference log-probabilities, and the reference is gone since they were computed "
+                "for the train and the eval dataset. Give these pairs as `eval_dataset` to the trainer."
+            )
         else:
             ref_logps = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
         inputs |= {"ref_chosen_logps": ref_logps[0] + shift / self.beta}
