@@ -103,8 +103,9 @@ def main(script_args, model_args):
             unshare_prefixes(scorer.model)
         scorer.model.to(device)
         greedy_scores = [row[0] for row in score_rows(scorer, questions, greedy_responses, images)]
-        reward = fmean([score for score in greedy_scores if score > -math.inf] or [-math.inf])
-        results |= {"reward_model": script_args.reward_model, "greedy_reward": reward}
+        scored = [score for score in greedy_scores if score > -math.inf]
+        results |= {"reward_model": script_args.reward_model, "greedy_reward": fmean(scored or [-math.inf])}
+        results["empty_greedy_responses"] = len(greedy_scores) - len(scored)
         lines = [line | {"greedy_score": score} for line, score in zip(lines, greedy_scores, strict=True)]
 
     n = script_args.num_generations

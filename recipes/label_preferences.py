@@ -107,10 +107,9 @@ def main(script_args, model_args):
                 Candidate(text, score, reason == "stop", verifiers.final_answer(text), answer and verify(text, answer))
                 for text, score, reason in zip(row["responses"], scores, row["finish_reasons"], strict=True)
             ]
-            for rule in script_args.rules:
-                make_pairs, seed = getattr(pair_rules, rule), f"{script_args.seed} {row['id']}"
-                made = make_pairs(scored, script_args.max_pairs, script_args.min_gap, seed)
-                pairs.add(i, row["id"], rule, *made)
+            limits = script_args.max_pairs, script_args.min_gap, f"{script_args.seed} {row['id']}"
+            made = {rule: getattr(pair_rules, rule)(scored, *limits) for rule in script_args.rules}
+            pairs.add(i, row["id"], scored, made)
 
     ####################
     # Save

@@ -115,7 +115,7 @@ def main(script_args, model_args):
         **sampling,
         "prompts_with_all_responses_equal": different.count(1) / len(prompts),
         "duplicate_responses": 1 - sum(different) / (len(prompts) * script_args.num_generations),
-        "unfinished_responses": sum(row.count("length") for row in samples["finish_reasons"]),
+        "unfinished_responses": sum(reason != "stop" for row in samples["finish_reasons"] for reason in row),
     }
     candidates = concatenate_datasets([prompts.cast_column("images", List(Image())), samples], axis=1)
     candidates.info.description = json.dumps(report)

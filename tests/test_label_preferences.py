@@ -4,13 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 from datasets import Dataset, Features, Image, List, Value, load_from_disk
 from test_configs import ROOT
 from test_recipes import ENVIRONMENT, run
 
-from vl_reward.preference_data.pair_rules import Candidate, best_against_worst
+from vl_reward.preference_data.pair_rules import Candidate, best_against_worst, unusable
 from vl_reward.tiny.digits import compose, extract_answer
 from vl_reward.tiny.preferences import corrupted_pairs
 
@@ -99,7 +100,7 @@ def test_scores_and_pairs_are_those_of_the_candidates(world, labelled):
     lines = [json.loads(line) for line in open(labelled / "scores.jsonl")]
     report = json.loads((labelled / "labels.json").read_text())
     assert [line["id"] for line in lines] == candidates["id"][:]
-    expected, refused = [], 0
+    expected, refused = [], Counter()
     for row, line in zip(candidates, lines, strict=True):
         assert [score is None for score in line["scores"]] == [not text for text in row["responses"]]
         assert line["scores"][0] == line["scores"][2]  # equal responses are scored once
@@ -109,7 +110,8 @@ def test_scores_and_pairs_are_those_of_the_candidates(world, labelled):
         ]
         made, reasons = best_against_worst(found, 2, 0.0, "")
         expected += [(row["id"], one.text, other.text, one.score, other.score) for one, other in made]
-        refused += sum(reasons.values())
+        refused.update({f"best_against_worst: {reason}": n for reason, n in reasons.items()})
+        refused.update(unusable(found))
     columns = [
         (row["id"], row["chosen"][0]["content"], row["rejected"][0]["content"])
         + (row["score_chosen"], row["score_rejected"])
@@ -117,7 +119,8 @@ def test_scores_and_pairs_are_those_of_the_candidates(world, labelled):
     ]
     assert columns == expected and len(pairs) == report["pairs"] > 160
     assert report["pairs_by_rule"] == {"best_against_worst": len(pairs)}
-    assert sum(report["refused"].values()) == refused
+    assert report["refused"] == {**+refused, "over max_shorter_share": 0}
+    assert report["labelled"] + sum(report["prompts_without_pairs"].values()) == 160
     assert report["labelled"] == len(set(pairs["id"][:])) and report["prompts"] == 160
     card = (labelled / "README.md").read_text()
     assert f"{len(pairs)} pairs of {report['labelled']} of 160 prompts" in card and report["reward_fingerprint"] in card

@@ -1,7 +1,5 @@
 """The rules that make pairs, each on candidates written out, and the verifiers."""
 
-from collections import Counter
-
 import pytest
 
 from vl_reward import verifiers
@@ -12,6 +10,7 @@ from vl_reward.preference_data.pair_rules import (
     format_pairs,
     random_pairs,
     right_against_wrong,
+    unusable,
 )
 
 
@@ -24,17 +23,26 @@ SCORED += [Candidate("cut", 9.0, finished=False), Candidate("", None)]
 
 
 @pytest.mark.parametrize(
-    ("max_pairs", "min_gap", "expected", "refused"),
+    ("max_pairs", "min_gap", "expected", "refused", "beyond"),
     [
-        (1, 1.0, [("b", "a")], 0),
-        (3, 1.0, [("b", "a"), ("b", "c")], 1),  # d is too close
-        (3, 0.5, [("b", "a"), ("b", "c"), ("b", "d")], 0),
-        (2, 4.1, [], 2),
+        (1, 1.0, [("b", "a")], 0, 2),
+        (3, 1.0, [("b", "a"), ("b", "c")], 1, 0),  # d is too close
+        (3, 0.5, [("b", "a"), ("b", "c"), ("b", "d")], 0, 0),
+        (2, 4.1, [], 2, 1),
     ],
 )
-def test_best_against_worst(max_pairs, min_gap, expected, refused):
+def test_best_against_worst(max_pairs, min_gap, expected, refused, beyond):
     pairs, reasons = best_against_worst(SCORED, max_pairs, min_gap, "seed")
-    assert texts(pairs) == expected and +reasons == +Counter({"score gap too small": refused})
+    assert texts(pairs) == expected
+    assert reasons == {"score gap too small": refused, "more than max_pairs": beyond}
+
+
+def test_what_no_rule_looks_at_is_counted():
+    assert unusable(SCORED) == {
+        "the response is empty": 1,
+        "the response is unfinished": 1,
+        "the response is there twice": 1,
+    }
 
 
 def test_a_single_finished_response_makes_no_pair():
@@ -45,7 +53,8 @@ def test_a_single_finished_response_makes_no_pair():
 
 def test_random_pairs_are_drawn_by_seed_from_all_orders():
     pairs, reasons = random_pairs(SCORED, 3, 0.0, "seed")
-    assert random_pairs(SCORED, 3, 0.0, "seed")[0] == pairs and len(set(pairs)) == 3 and reasons == {}
+    assert random_pairs(SCORED, 3, 0.0, "seed")[0] == pairs and len(set(pairs)) == 3
+    assert reasons == {"more than max_pairs": 4 * 3 - 3}
     seen = {pair for seed in range(200) for pair in texts(random_pairs(SCORED, 1, 0.0, str(seed))[0])}
     assert len(seen) == 4 * 3  # four different usable responses, in either order
 
@@ -81,7 +90,7 @@ def test_format_pairs_take_what_has_no_answer():
 
 def test_best_of_right_goes_by_reward_within_the_right_answers():
     assert texts(best_of_right(VERIFIED, 3, 0.5, "s")[0]) == [("r2", "r1")]
-    assert best_of_right(VERIFIED, 3, 1.5, "s") == ([], {"score gap too small": 1})
+    assert best_of_right(VERIFIED, 3, 1.5, "s") == ([], {"score gap too small": 1, "more than max_pairs": 0})
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,7 @@ def test_label_preferences(folder, labels):
     for pair in pairs:
         made.setdefault(pair["id"], []).append(pair)
     assert report["pairs"] == len(pairs) > report["labelled"] == len(made) > 0
+    assert report["labelled"] + sum(report["prompts_without_pairs"].values()) == len(dataset)
     assert report["prompts"] == len(dataset) and max(map(len, made.values())) == report["settings"]["max_pairs"] == 3
     for row in dataset:
         assert all(pair["images"][0].size == row["images"][0].size for pair in made.get(row["id"], []))

@@ -8,7 +8,15 @@ from datasets import Dataset, Image, List, concatenate_datasets
 
 from .dataset_card import label_card
 from .mixture import over_share
-from .pair_rules import Candidate
+from .pair_rules import Candidate, Pairs, unusable
+
+
+def as_line(rule: str, chosen: Candidate, rejected: Candidate) -> str:
+    """A pair in TRL's preference format, as a line of JSON."""
+    sides = {"chosen": chosen, "rejected": rejected}
+    row = {side: [{"role": "assistant", "content": found.text}] for side, found in sides.items()}
+    row |= {f"score_{side}": found.score for side, found in sides.items()}
+    return json.dumps(row | {"rule": rule}) + "\n"
 
 
 class LabelledPairs:
@@ -29,20 +37,24 @@ class LabelledPairs:
         self.names: list[str] = []
         self.shorter: list[bool] = []  # whether the chosen response is the shorter one
         self.refused: Counter = Counter()
+        self.without_pairs: Counter = Counter()
 
-    def add(self, prompt: int, id: str, rule: str, pairs: list[tuple[Candidate, Candidate]], refused: Counter) -> None:
-        """Add what a rule of `pair_rules` made of a prompt's candidates, and count what it did not pair."""
+    def add(self, prompt: int, id: str, candidates: list[Candidate], made: dict[str, Pairs]) -> None:
+        """Add what each rule of `pair_rules` made of a prompt's candidates, and count what was not paired."""
+        self.refused.update(unusable(candidates))
+        reasons = []
         with open(self.path, "a", encoding="utf-8") as file:
-            for number, (chosen, rejected) in enumerate(pairs):
-                sides = {"chosen": chosen, "rejected": rejected}
-                row = {side: [{"role": "assistant", "content": found.text}] for side, found in sides.items()}
-                row |= {f"score_{side}": found.score for side, found in sides.items()}
-                file.write(json.dumps(row | {"rule": rule}) + "\n")
-                self.names.append(f"{id} {rule} {number}")
-                self.shorter.append(len(chosen.text) < len(rejected.text))
-        self.prompts += [prompt] * len(pairs)
-        self.rules += [rule] * len(pairs)
-        self.refused.update({f"{rule}: {reason}": n for reason, n in refused.items() if n})
+            for rule, (pairs, refused) in made.items():
+                for number, (chosen, rejected) in enumerate(pairs):
+                    file.write(as_line(rule, chosen, rejected))
+                    self.names.append(f"{id} {rule} {number}")
+                    self.shorter.append(len(chosen.text) < len(rejected.text))
+                self.prompts += [prompt] * len(pairs)
+                self.rules += [rule] * len(pairs)
+                reasons += [f"{rule}: {reason}" for reason, n in refused.items() if n]
+                self.refused.update({f"{rule}: {reason}": n for reason, n in refused.items()})
+        if not any(pairs for pairs, _ in made.values()):
+            self.without_pairs[reasons[0]] += 1
 
     def save(self, candidates: Dataset, max_shorter_share: float, seed: int, settings: dict) -> dict:
         """
@@ -70,7 +82,10 @@ class LabelledPairs:
         prompts = [self.prompts[number] for number in kept]
         report = {"pairs": len(kept), "prompts": len(candidates), "labelled": len(set(prompts))}
         report |= {"pairs_by_rule": Counter(self.rules[number] for number in kept)}
-        report |= {"refused": {**self.refused, "over max_shorter_share": len(gone)}, **settings}
+        report["prompts_without_pairs"] = dict(self.without_pairs)
+        if lost := len(set(self.prompts)) - len(set(prompts)):
+            report["prompts_without_pairs"]["over max_shorter_share"] = lost
+        report |= {"refused": {**+self.refused, "over max_shorter_share": len(gone)}, **settings}
         (self.folder / "labels.json").write_text(json.dumps(report, indent=2))
         if not kept:
             raise ValueError(

@@ -46,6 +46,15 @@ def usable(candidates: list[Candidate]) -> list[Candidate]:
     return sorted(found, key=lambda candidate: (candidate.score, candidate.text))
 
 
+def unusable(candidates: list[Candidate]) -> Counter:
+    """How many responses no rule looks at, by reason."""
+    reasons = Counter("the response is empty" for candidate in candidates if candidate.score is None)
+    scored = [candidate for candidate in candidates if candidate.score is not None]
+    reasons["the response is unfinished"] = sum(not candidate.finished for candidate in scored)
+    reasons["the response is there twice"] = sum(candidate.finished for candidate in scored) - len(usable(candidates))
+    return reasons
+
+
 def best_against_worst(candidates: list[Candidate], max_pairs: int, min_gap: float, seed: str) -> Pairs:
     """
     The best response against each of the `max_pairs` worst ones that score at least `min_gap` less. Skywork R1V2
@@ -56,7 +65,9 @@ def best_against_worst(candidates: list[Candidate], max_pairs: int, min_gap: flo
         return [], Counter({"fewer than two different finished responses": 1})
     *others, best = ranked
     pairs = [(best, other) for other in others[:max_pairs] if best.score - other.score >= min_gap]
-    return pairs, Counter({"score gap too small": len(others[:max_pairs]) - len(pairs)})
+    refused = Counter({"score gap too small": len(others[:max_pairs]) - len(pairs)})
+    refused["more than max_pairs"] = len(others) - len(others[:max_pairs])
+    return pairs, refused
 
 
 def random_pairs(candidates: list[Candidate], max_pairs: int, min_gap: float, seed: str) -> Pairs:
@@ -65,7 +76,8 @@ def random_pairs(candidates: list[Candidate], max_pairs: int, min_gap: float, se
     if len(ranked) < 2:
         return [], Counter({"fewer than two different finished responses": 1})
     pairs = list(itertools.permutations(ranked, 2))
-    return random.Random(seed).sample(pairs, min(max_pairs, len(pairs))), Counter()
+    drawn = random.Random(seed).sample(pairs, min(max_pairs, len(pairs)))
+    return drawn, Counter({"more than max_pairs": len(pairs) - len(drawn)})
 
 
 def right_against_wrong(candidates: list[Candidate], max_pairs: int, min_gap: float, seed: str) -> Pairs:
