@@ -158,6 +158,11 @@ def test_imports_go_one_way():
     for path in RECIPES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "vl_reward":
+                data = ("", ".labelled_pairs", ".pair_rules")
+                public = {"vl_reward", *(f"vl_reward.preference_data{name}" for name in data)}
+                public |= {f"vl_reward.{name}" for name in ("score_log", "sample_shards", "server_sampler")}
+                public |= {"vl_reward.greedy_accuracy"}
+                assert node.module in public or node.module.startswith("vl_reward.benchmarks"), path
                 if node.module == "vl_reward.benchmarks":
                     continue  # one module per benchmark
                 functions = {"pair_rules", "verifiers"}  # modules of functions that a YAML chooses from
