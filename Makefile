@@ -4,10 +4,18 @@ SEED ?= 0
 OUT ?= outputs/tiny
 BIN := .venv/bin
 
-.PHONY: demo test quality
+.PHONY: demo study test quality
 
 demo: .venv/installed
 	$(BIN)/python -m vl_reward.tiny.demo --seed $(SEED) --output_dir $(OUT)
+
+# Two hours: the demo with three seeds, and what the README's table of on-policy training compares.
+study: .venv/installed
+	for seed in 0 1 2; do \
+	    $(MAKE) demo SEED=$$seed OUT=outputs/seed_$$seed || exit 1; \
+	    $(BIN)/python -m vl_reward.tiny.study --demo_dir outputs/seed_$$seed --seed $$seed || exit 1; \
+	done
+	$(BIN)/python -m vl_reward.tiny.study_report outputs/seed_*/study/study.json --output_dir outputs/study
 
 test: .venv/installed
 	$(BIN)/python -m pytest tests

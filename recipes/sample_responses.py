@@ -11,10 +11,11 @@ Qwen2.5-VL-7B, on 8 GPUs:
 accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/sample_responses.py \
     --config recipes/configs/qwen2_5_vl_7b/sample_responses.yaml
 
-The same, several times faster, from a vLLM server that runs elsewhere (`vllm serve ... --data-parallel-size 8`):
+The engine is the YAML's choice: `transformers`, `vllm` (the extra; one engine per process), or `server`, a vLLM server
+that runs elsewhere (`vllm serve ... --data-parallel-size 8`):
 
 python recipes/sample_responses.py --config recipes/configs/qwen2_5_vl_7b/sample_responses.yaml \
-    --server_url http://localhost:8000/v1
+    --engine server --server_url http://localhost:8000/v1
 
 Reads a policy and a prompt dataset (`id`, `prompt`, `images`, optionally `answer`). Writes `samples` (shards, as they
 are made: a stopped run goes on), `candidates` (the prompts with `responses` and `finish_reasons`) and `sampling.json`.
@@ -23,6 +24,7 @@ are made: a stopped run goes on), `candidates` (the prompts with `responses` and
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import PartialState
@@ -33,6 +35,7 @@ from trl import ScriptArguments
 from vl_reward import RecipeParser, ResponseSampler, VisionModelConfig
 from vl_reward.sample_shards import SampleShards
 from vl_reward.server_sampler import ServerSampler
+from vl_reward.vllm_sampler import VLLMSampler
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
@@ -48,9 +51,10 @@ class SamplingArguments(ScriptArguments):
     top_k: int = field(default=0, metadata={"help": "Likeliest tokens kept; 0 keeps all."})
     repetition_penalty: float = field(default=1.0, metadata={"help": "1 leaves the logits alone."})
     batch_size: int = field(default=64, metadata={"help": "Responses generated, or asked for, at a time, per process."})
-    server_url: str | None = field(
-        default=None, metadata={"help": "Of a vLLM server with the policy; else it runs here."}
+    engine: Literal["transformers", "vllm", "server"] = field(
+        default="transformers", metadata={"help": "What generates: here, or a vLLM server."}
     )
+    server_url: str = field(default="http://localhost:8000/v1", metadata={"help": "Of that server."})
     shard_size: int = field(default=256, metadata={"help": "Prompts sampled, and lost by a stop, at a time."})
     seed: int = field(default=0, metadata={"help": "Seed; each shard adds its number."})
 
@@ -68,7 +72,7 @@ def main(script_args, model_args):
         key: getattr(script_args, key)
         for key in ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "batch_size")
     }
-    if script_args.server_url is None:
+    if script_args.engine == "transformers":
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             model_args.model_name_or_path,
             revision=model_args.model_revision,
@@ -76,6 +80,9 @@ def main(script_args, model_args):
             attn_implementation=model_args.attn_implementation,
         ).to(state.device)
         sampler = ResponseSampler(model, processor, **sampling)
+    elif script_args.engine == "vllm":
+        loading = {"revision": model_args.model_revision, "dtype": model_args.dtype}
+        sampler = VLLMSampler(model_args.model_name_or_path, processor, **loading, **sampling)
     else:
         sampler = ServerSampler(script_args.server_url, model_args.model_name_or_path, processor, **sampling)
 
@@ -110,6 +117,7 @@ def main(script_args, model_args):
     different = [len(set(row)) for row in samples["responses"]]
     report = {
         "model": model_args.model_name_or_path,
+        "engine": script_args.engine,
         "fingerprint": fingerprint,
         "prompts": len(prompts),
         **sampling,

@@ -1,6 +1,8 @@
 """Sampling from a server: a local one, which speaks the protocol and asks a real tiny policy."""
 
 import base64
+import contextlib
+import copy
 import http.server
 import io
 import json
@@ -11,35 +13,43 @@ import torch
 from PIL import Image
 
 from vl_reward import ResponseSampler
+from vl_reward.encoding import encode_prompts, text_of
 from vl_reward.server_sampler import ServerSampler
 
 
+def read(messages):
+    """The messages and images of a request in OpenAI's form."""
+    images = [
+        Image.open(io.BytesIO(base64.b64decode(part["image_url"]["url"].split(",")[1])))
+        for message in messages
+        for part in message["content"]
+        if part["type"] == "image_url"
+    ]
+    parts = {"image_url": {"type": "image"}}
+    return [{**m, "content": [parts.get(part["type"], part) for part in m["content"]]} for m in messages], images
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Chat completions by `server.policy`; a request whose text is "fail" gets an error."""
+    """Chat completions by `server.policy`; a request that says "fail" gets an error."""
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
             self.server.bodies.append(body)
-            content = body["messages"][0]["content"]
-            images = [
-                Image.open(io.BytesIO(base64.b64decode(part["image_url"]["url"].split(",")[1])))
-                for part in content
-                if part["type"] == "image_url"
-            ]
-            text = "".join(part["text"] for part in content if part["type"] == "text")
-            if text == "fail":
+            messages, images = read(body["messages"])
+            if "fail" in text_of(messages):
                 return self.reply(400, {"error": {"message": "the prompt is too long"}})
             torch.manual_seed(body["seed"])
             sampler = ResponseSampler(
                 self.server.policy, self.server.processor, body["max_tokens"], body["temperature"], body["top_p"]
             )
-            responses, reasons = sampler([text], [images], body["n"])
+            responses, reasons = sampler([messages], [images], body["n"])
+            tokens = encode_prompts(self.server.processor, [messages], [images], ["served"])["input_ids"].shape[1]
         choices = [
             {"index": i, "message": {"role": "assistant", "content": response}, "finish_reason": reason}
             for i, (response, reason) in enumerate(zip(responses[0], reasons[0], strict=True))
         ]
-        self.reply(200, {"choices": choices})
+        self.reply(200, {"choices": choices, "usage": {"prompt_tokens": tokens}})
 
     def reply(self, status, body):
         data = json.dumps(body).encode()
@@ -52,14 +62,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server(policy, processor):
+@contextlib.contextmanager
+def serve(policy, processor):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.policy, server.processor, server.lock, server.bodies = policy, processor, threading.Lock(), []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     server.url = f"http://127.0.0.1:{server.server_address[1]}/v1/"
     yield server
     server.shutdown()
+
+
+@pytest.fixture
+def server(policy, processor):
+    with serve(policy, processor) as server:
+        yield server
 
 
 def columns(rows):
@@ -91,6 +107,21 @@ def test_every_parameter_is_sent_and_seeds_decide(server, processor, image_pairs
     assert sampler(prompts, images, 3) == first
     torch.manual_seed(1)
     assert sampler(prompts, images, 3) != first
+
+
+def test_a_begun_response_is_continued(server, policy, processor, image_pairs):
+    row = image_pairs[0]
+    prompt = row["prompt"] + [{"role": "assistant", "content": "Two"}]
+    found = ServerSampler(server.url, "policy", processor, 6, temperature=0.0)([prompt], [row["images"]])
+    assert (server.bodies[0]["add_generation_prompt"], server.bodies[0]["continue_final_message"]) == (False, True)
+    assert found == ResponseSampler(policy, processor, 6, temperature=0.0)([prompt], [row["images"]])
+
+
+def test_a_server_that_sizes_images_otherwise_is_refused(server, processor, image_pairs):
+    server.processor = copy.deepcopy(processor)
+    server.processor.image_processor.size = {"shortest_edge": 112 * 112, "longest_edge": 112 * 112}
+    with pytest.raises(ValueError, match="prompt 0 has .* tokens at http.* and .* in training and scoring"):
+        ServerSampler(server.url, "policy", processor, max_new_tokens=4)(*columns(image_pairs[:2]))
 
 
 def test_errors_are_the_servers_own_words(server, processor):

@@ -127,12 +127,12 @@ def tokenize(
     return BatchFeature({**batch, "mm_token_type_ids": token_types, **vision})
 
 
-def encode_prompts(
+def render_prompts(
     processor: ProcessorMixin, prompts: list[str | list[dict]], images: list[list], names: list[str]
-) -> BatchFeature:
+) -> tuple[list[str], list[list[Image.Image]]]:
     """
-    Render prompts for generation and tokenize them, padded on the left. A prompt that ends in an assistant's message is
-    continued there. Arguments and errors are those of [`encode_conversations`].
+    Prompts as text in the chat template, up to where the response begins, and their images, decoded. A prompt that ends
+    in an assistant's message is continued there. Arguments and errors are those of [`encode_conversations`].
     """
     texts, loaded = [], {}
     images = [load_images(name, row_images, loaded) for name, row_images in zip(names, images, strict=True)]
@@ -141,7 +141,14 @@ def encode_prompts(
         begun = messages[-1]["role"] == "assistant"
         ending = {"continue_final_message": True} if begun else {"add_generation_prompt": True}
         texts.append(render(processor, name, messages, row_images, **ending))
-    return tokenize(processor, texts, images, padding_side="left")
+    return texts, images
+
+
+def encode_prompts(
+    processor: ProcessorMixin, prompts: list[str | list[dict]], images: list[list], names: list[str]
+) -> BatchFeature:
+    """[`render_prompts`], tokenized with their images and padded on the left."""
+    return tokenize(processor, *render_prompts(processor, prompts, images, names), padding_side="left")
 
 
 def encode_conversations(

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import ProcessorMixin
 from trl.data_utils import prepare_multimodal_messages
 
-from .encoding import as_messages, load_images, refuse_control_tokens
+from .encoding import as_messages, encode_prompts, load_images, refuse_control_tokens
 from .fingerprints import settings_fingerprint
 
 
@@ -24,9 +24,10 @@ class ServerSampler:
     vllm serve Qwen/Qwen2.5-VL-7B-Instruct --data-parallel-size 8 --limit-mm-per-prompt '{"image": 8}'
     ```
 
-    The call, and what it returns, are those of [`ResponseSampler`]. The server renders the checkpoint's own chat
-    template. Every sampling parameter is sent, so the checkpoint's `generation_config` does not matter; the seeds of
-    the requests are drawn from torch's, so `set_seed` decides the samples as far as the server is deterministic.
+    The call, and what it returns, are those of [`ResponseSampler`]. The server renders its own chat template and sizes
+    the images, so the length of the first prompt of each call is compared with the one that training and scoring see.
+    Every sampling parameter is sent, so the checkpoint's `generation_config` does not matter; the seeds of the requests
+    are drawn from torch's, so `set_seed` decides the samples as far as the server is deterministic.
 
     Args:
         url (`str`):
@@ -44,6 +45,7 @@ class ServerSampler:
 
     Raises:
         ConnectionError: If the server does not answer, or answers with an error; its words are in the message.
+        ValueError: If a prompt has another number of tokens there than here.
     """
 
     def __init__(
@@ -82,31 +84,44 @@ class ServerSampler:
         seeds = torch.randint(2**31, (len(prompts),)).tolist()
         rows = list(zip(range(len(prompts)), prompts, images, seeds, strict=True))
         with ThreadPoolExecutor(self.batch_size) as pool:
-            choices = list(
+            answers = list(
                 tqdm(pool.map(lambda row: self._ask(*row, num_generations), rows), total=len(rows), desc="Sampling")
             )
+        there = answers[0]["usage"]["prompt_tokens"]
+        here = encode_prompts(self.processor, prompts[:1], images[:1], ["prompt 0"])["input_ids"].shape[1]
+        if there != here:
+            raise ValueError(
+                f"prompt 0 has {there} tokens at {self.url} and {here} in training and scoring, so the policy was "
+                "asked something else than what is scored. Serve the checkpoint that `model_name_or_path` names, with "
+                "its own chat template and the same `max_pixels`."
+            )
+        choices = [answer["choices"] for answer in answers]
         responses = [[choice["message"]["content"] or "" for choice in row] for row in choices]
         return responses, [[choice["finish_reason"] for choice in row] for row in choices]
 
-    def _ask(self, number: int, prompt: str | list[dict], images: list, seed: int, n: int) -> list[dict]:
+    def _ask(self, number: int, prompt: str | list[dict], images: list, seed: int, n: int) -> dict:
         messages = as_messages(prompt, [])
         refuse_control_tokens(self.processor, f"prompt {number}", messages)
         filled = prepare_multimodal_messages(messages, load_images(f"prompt {number}", images))
         content = [{**message, "content": [as_part(part) for part in message["content"]]} for message in filled]
-        body = json.dumps({**self.parameters, "messages": content, "n": n, "seed": seed}).encode()
-        request = urllib.request.Request(f"{self.url}/chat/completions", body, {"Content-Type": "application/json"})
+        body = {**self.parameters, "messages": content, "n": n, "seed": seed}
+        if messages[-1]["role"] == "assistant":
+            body |= {"add_generation_prompt": False, "continue_final_message": True}
+        request = urllib.request.Request(
+            f"{self.url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                choices = json.load(answer)["choices"]
+                found = json.load(answer)
         except urllib.error.HTTPError as error:
             raise ConnectionError(
                 f"prompt {number}: {self.url} answered {error.code}: {error.read().decode(errors='replace')[:500]}"
             ) from error
         except OSError as error:
             raise ConnectionError(f"{self.url} does not answer ({error}). Is `vllm serve` running there?") from error
-        if len(choices) != n:
-            raise ConnectionError(f"prompt {number}: {self.url} gave {len(choices)} responses, and {n} were asked for.")
-        return choices
+        if (given := len(found["choices"])) != n:
+            raise ConnectionError(f"prompt {number}: {self.url} gave {given} responses, and {n} were asked for.")
+        return found
 
 
 def as_part(part: dict) -> dict:
