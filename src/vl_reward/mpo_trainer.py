@@ -24,6 +24,33 @@ def without_ids(batch: dict) -> dict:
     return {key: value for key, value in batch.items() if key != "id"}
 
 
+def refuse_unusable(args: DPOConfig, ref_model, with_adapter: bool, columns: list[str]):
+    """
+    Raises:
+        ValueError: If the reference would be another model than the policy at its start, a column of the train dataset
+            is missing or in the way, or the losses have no weights.
+    """
+    if ref_model is None and not with_adapter:
+        raise ValueError(
+            "`ref_model` is None. DPOTrainer would load the reference by the name in the policy's config, which "
+            "after a merge, an edit or a resume is another model. Load it from the policy's checkpoint and pass it."
+        )
+    missing = {"prompt", "chosen", "rejected", "images"} - set(columns)
+    if missing:
+        raise ValueError(f"The train dataset has the columns {columns} and lacks {sorted(missing)}.")
+    if given := {"ref_chosen_logps", "ref_rejected_logps"} & set(columns):
+        raise ValueError(
+            f"The train dataset has the columns {sorted(given)}, which would stand in for `ref_model`, and whose "
+            "model they are from is not known. Remove them, and set `precompute_ref_log_probs`."
+        )
+    if "sft" in args.loss_type and args.loss_weights is None:
+        raise ValueError("`loss_weights` is not set, so every loss would weigh 1. MPO's are [0.8, 0.2, 1.0].")
+    if args.precompute_ref_log_probs and ref_model is None:
+        raise ValueError(
+            "`precompute_ref_log_probs` needs a `ref_model`. With PEFT there is none to be let go: leave it out."
+        )
+
+
 class MPOTrainer(TrainerGuards, DPOTrainer):
     """
     [`~trl.DPOTrainer`] with the two terms of MPO that TRL has otherwise:
@@ -74,29 +101,10 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
         use_reward_shift: bool = True,
         **kwargs,
     ):
-        if ref_model is None and not isinstance(model, PeftModel) and kwargs.get("peft_config") is None:
-            raise ValueError(
-                "`ref_model` is None. DPOTrainer would load the reference by the name in the policy's config, which "
-                "after a merge, an edit or a resume is another model. Load it from the policy's checkpoint and pass it."
-            )
-        missing = {"prompt", "chosen", "rejected", "images"} - set(train_dataset.column_names)
-        if missing:
-            raise ValueError(
-                f"The train dataset has the columns {train_dataset.column_names} and lacks {sorted(missing)}."
-            )
-        if given := {"ref_chosen_logps", "ref_rejected_logps"} & set(train_dataset.column_names):
-            raise ValueError(
-                f"The train dataset has the columns {sorted(given)}, which would stand in for `ref_model`, and whose "
-                "model they are from is not known. Remove them, and set `precompute_ref_log_probs`."
-            )
-        if "sft" in args.loss_type and args.loss_weights is None:
-            raise ValueError("`loss_weights` is not set, so every loss would weigh 1. MPO's are [0.8, 0.2, 1.0].")
+        with_adapter = isinstance(model, PeftModel) or kwargs.get("peft_config") is not None
+        refuse_unusable(args, ref_model, with_adapter, train_dataset.column_names)
         # TRL refuses to precompute for images; here it is done below.
         precompute, args.precompute_ref_log_probs = args.precompute_ref_log_probs, False
-        if precompute and ref_model is None:
-            raise ValueError(
-                "`precompute_ref_log_probs` needs a `ref_model`. With PEFT there is none to be let go: leave it out."
-            )
         fingerprint = model_fingerprint(ref_model, processing_class) if precompute else None
         self.evaluate_policy, self.use_reward_shift = evaluate_policy, use_reward_shift
         kwargs.setdefault("data_collator", DataCollatorForMPO(processing_class, max_pair_length=args.max_length))
@@ -119,17 +127,19 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
         self.add_callback(self.reward_shift)
         args.precompute_ref_log_probs = precompute
         if precompute:
-            add_log_probs = functools.partial(
-                ReferenceLogProbs(Path(args.output_dir, "ref_log_probs"), fingerprint, self.accelerator),
-                collator=self.data_collator,
-                compute=lambda batch: self.compute_ref_log_probs(self.ref_model, without_ids(batch)),
-                batch_size=args.precompute_ref_batch_size or args.per_device_train_batch_size,
-            )
-            self.train_dataset = add_log_probs(self.train_dataset)
-            if self.eval_dataset is not None and evaluate_policy is None:
-                pairs = self.eval_dataset.cast_column("images", List(Image(decode=False)))
-                self.eval_dataset = add_log_probs(pairs)
-            self.ref_model = None
+            self._precompute_ref_log_probs(fingerprint)
+
+    def _precompute_ref_log_probs(self, fingerprint: str):
+        add_log_probs = functools.partial(
+            ReferenceLogProbs(Path(self.args.output_dir, "ref_log_probs"), fingerprint, self.accelerator),
+            collator=self.data_collator,
+            compute=lambda batch: self.compute_ref_log_probs(self.ref_model, without_ids(batch)),
+            batch_size=self.args.precompute_ref_batch_size or self.args.per_device_train_batch_size,
+        )
+        self.train_dataset = add_log_probs(self.train_dataset)
+        if self.eval_dataset is not None and self.evaluate_policy is None:
+            self.eval_dataset = add_log_probs(self.eval_dataset.cast_column("images", List(Image(decode=False))))
+        self.ref_model = None
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
