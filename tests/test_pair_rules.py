@@ -1,8 +1,12 @@
 """The rules that make pairs, each on candidates written out, and the verifiers."""
 
+import json
+
 import pytest
+from datasets import Dataset, Image, List, load_from_disk
 
 from vl_reward import verifiers
+from vl_reward.preference_data.labelled_pairs import LabelledPairs
 from vl_reward.preference_data.pair_rules import (
     Candidate,
     best_against_worst,
@@ -128,3 +132,20 @@ def test_final_answer(response, answer):
 )
 def test_verifiers(verify, response, answer, right):
     assert verify(response, answer) is right
+
+
+def test_pairs_of_an_earlier_rule_do_not_stay(tmp_path):
+    candidates = Dataset.from_dict({"id": ["one"], "prompt": ["Which?"], "images": [[]]})
+    candidates = candidates.cast_column("images", List(Image()))
+
+    def label(min_gap):
+        pairs = LabelledPairs(tmp_path)
+        pairs.add(0, "one", SCORED, {"best_against_worst": best_against_worst(SCORED, 3, min_gap, "seed")})
+        settings = {"reward_model": "model", "reward_fingerprint": "0", "settings": {"rules": ["best_against_worst"]}}
+        return pairs.save(candidates, 1.0, 0, settings)
+
+    assert label(1.0)["pairs"] == len(load_from_disk(tmp_path / "preferences")) == 2
+    with pytest.raises(ValueError, match="No prompt gave a pair: .*score gap too small"):
+        label(10.0)
+    assert not (tmp_path / "preferences").exists() and not (tmp_path / "README.md").exists()
+    assert json.loads((tmp_path / "labels.json").read_text())["pairs"] == 0

@@ -1,6 +1,7 @@
 """Pairs that rules made of scored samples, on their way to a dataset."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -87,6 +88,9 @@ class LabelledPairs:
             report["prompts_without_pairs"]["over max_shorter_share"] = lost
         report |= {"refused": {**+self.refused, "over max_shorter_share": len(gone)}, **settings}
         (self.folder / "labels.json").write_text(json.dumps(report, indent=2))
+        # Those of an earlier rule must not be trained on as if they were these.
+        shutil.rmtree(self.folder / "preferences", ignore_errors=True)
+        (self.folder / "README.md").unlink(missing_ok=True)
         if not kept:
             raise ValueError(
                 f"No prompt gave a pair: {report['refused']}. Lower `min_gap`, or sample more diverse responses."
