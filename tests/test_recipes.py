@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from datasets import load_from_disk
+from datasets import DatasetDict, load_from_disk
 from safetensors.torch import load_file
 from test_server_sampler import serve
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
@@ -307,11 +307,16 @@ def test_all_engines_give_the_same_greedy_samples(folder, tmp_path):
 
 def test_mpo_on_2_processes(folder, labels, tmp_path):
     """
-    Two processes with a batch of 2 each give the losses, and the reward shift, of one with a batch of 4; and so do two
-    under ZeRO-3 whose reference was computed ahead.
+    Two processes with a batch of 2 each give the losses, the reward shift and the accuracy of one with a batch of 4;
+    and so do two under ZeRO-3 whose reference was computed ahead.
     """
+    prompts = load_from_disk(folder / "outputs/tiny/prompts")["test"]
+    uneven = prompts.select([i % len(prompts) for i in range(129)])  # 64 at a time: two batches, and one
+    DatasetDict({"test": uneven}).save_to_disk(tmp_path / "uneven")
     common = ["--max_steps", "3", "--logging_steps", "1", "--save_strategy", "steps", "--dataloader_num_workers", "0"]
     common += ["--train_sampling_strategy", "sequential"]  # random orders differ with the number of processes
+    common += ["--verifiable_dataset", str(tmp_path / "uneven"), "--max_new_tokens", "24", "--eval_strategy", "steps"]
+    common += ["--eval_steps", "3", "--metric_for_best_model", "greedy_accuracy"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
     launch += [str(ROOT / "accelerate_configs/cpu_2_processes.yaml"), str(ROOT / "recipes/mpo.py"), "--use_cpu", "true"]
     run([*launch, "--per_device_train_batch_size", "2", "--output_dir", str(tmp_path / "two"), *common], folder)
@@ -327,13 +332,15 @@ def test_mpo_on_2_processes(folder, labels, tmp_path):
     n_pairs = len(load_from_disk(folder / "outputs/tiny/label_preferences/preferences"))
     assert len(logged) == 2 and n_pairs <= sum(logged) <= n_pairs + 2  # the last batch may be there twice
 
-    def history(name):
+    def history(name, key):
         state = json.loads((tmp_path / name / "checkpoint-3/trainer_state.json").read_text())
-        return [entry for entry in state["log_history"] if "loss" in entry]
+        return [entry[key] for entry in state["log_history"] if key in entry]
 
+    accuracies = [history(name, "eval_greedy_accuracy") for name in ("one", "two", "zero3")]
+    assert accuracies[0] == accuracies[1] == accuracies[2] and 0 < accuracies[0][0] < 1
     # A process averages the loss of its own rows; what is logged is gathered, so it is that of all four.
     for key in ("sft_loss", "rewards/margins", "reward_shift"):
-        one, two, zero3 = ([entry[key] for entry in history(name)] for name in ("one", "two", "zero3"))
+        one, two, zero3 = (history(name, key) for name in ("one", "two", "zero3"))
         assert two == pytest.approx(one, abs=2e-4) and zero3 == pytest.approx(one, abs=2e-4), key
     totals = [
         json.loads((tmp_path / name / "checkpoint-3/reward_shift.json").read_text())["total"]

@@ -46,12 +46,16 @@ class GreedyAccuracy:
             processes.
         """
         state, generation_config = PartialState(), policy.generation_config
-        rows = self.prompts.select(range(state.process_index, len(self.prompts), state.num_processes))
+        own = list(range(state.process_index, len(self.prompts), state.num_processes))
+        # Under ZeRO-3 the processes generate in step: none may have a batch less than another.
+        padding = [0] * (-(-len(self.prompts) // state.num_processes) - len(own))
+        rows = self.prompts.select(own + padding)
         sampler = ResponseSampler(policy, self.processor, self.max_new_tokens, 0.0, batch_size=self.batch_size)
         responses, _ = sampler(rows["prompt"][:], rows["images"][:])
         policy.generation_config = generation_config
-        right = sum(self.is_right(row[0], answer) for row, answer in zip(responses, rows["answer"][:], strict=True))
-        characters = sum(len(row[0]) for row in responses)
-        sums = reduce(torch.tensor([right, characters], dtype=torch.float32, device=policy.device))
+        greedy, answers = [row[0] for row in responses[: len(own)]], rows["answer"][: len(own)]
+        right = sum(map(self.is_right, greedy, answers))
+        characters = sum(map(len, greedy))
+        sums = reduce(torch.tensor([right, characters], dtype=torch.float32, device=policy.device), "sum")
         accuracy, length = (sums / len(self.prompts)).tolist()
         return {"greedy_accuracy": accuracy, "response_characters": length}
