@@ -12,13 +12,16 @@ Starts from what the demo left. Each step is a recipe run as a user would; a ste
 
 import argparse
 import json
+import math
 import shutil
+import statistics
 import sys
 from pathlib import Path
 
 from datasets import load_from_disk
 
 from .demo import run_steps
+from .digits import extract_answer
 
 
 # The loss's name, its terms, and their weights.
@@ -89,13 +92,30 @@ def steps(demo: Path, out: Path, seed: int) -> dict[str, list[str]]:
     return commands
 
 
+def greedy_rights(evaluation: Path, answers: dict[str, str]) -> list[bool]:
+    """Whether each greedy response is right."""
+    lines = map(json.loads, open(evaluation / "responses.jsonl"))
+    return [extract_answer(line["greedy"]) == answers[line["id"]] for line in lines]
+
+
 def collect(demo: Path, out: Path, seed: int) -> dict:
-    """Accuracy, its standard error, length and reward of each policy, and the base's best of N for every N."""
+    """
+    Accuracy, its standard error, length, reward, and gain over the base on the same prompts of each policy, and the
+    base's best of N for every N.
+    """
+    prompts = load_from_disk(demo / "prompts")["test"]
+    answers = dict(zip(prompts["id"], prompts["answer"], strict=True))
+    base = greedy_rights(out / "evaluate_base", answers)
     results = {}
     for path in sorted(out.glob("evaluate_*/results.json")):
         found = json.loads(path.read_text())
         keys = ("greedy_accuracy", "greedy_standard_error", "greedy_characters", "greedy_reward")
-        results[path.parent.name.removeprefix("evaluate_")] = {key: found[key] for key in keys}
+        gains = [int(new) - int(old) for new, old in zip(greedy_rights(path.parent, answers), base, strict=True)]
+        results[path.parent.name.removeprefix("evaluate_")] = {
+            **{key: found[key] for key in keys},
+            "gain": statistics.mean(gains),
+            "gain_standard_error": statistics.pstdev(gains) / math.sqrt(len(gains)),
+        }
     lines = [json.loads(line) for line in open(out / "evaluate_base/responses.jsonl")]
     curve = []
     for n in range(1, N + 1):

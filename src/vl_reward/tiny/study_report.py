@@ -5,12 +5,13 @@ Studies of several seeds as one table and three plots.
 python -m vl_reward.tiny.study_report docs/on_policy/seed_*.json --output_dir docs/on_policy
 ```
 
-Writes `table.md`, and, with matplotlib, `steps.png` (accuracy and reward over training), `rounds.png` and
-`best_of_n.png`.
+Writes `table.md`, and, with matplotlib, `steps.png` and `rounds.png` (accuracy and reward over training and over
+rounds) and `best_of_n.png`.
 """
 
 import argparse
 import json
+import math
 import statistics
 from pathlib import Path
 
@@ -31,36 +32,38 @@ ROWS = {
 
 
 def table(studies: list[dict]) -> str:
-    """One row per policy: accuracy of each seed with its 95 % interval, and their mean, length and reward."""
+    """
+    One row per policy: accuracy for each seed with its 95 % interval, then means over seeds: gain over the base, with
+    the interval of a comparison prompt by prompt, length and reward.
+    """
     seeds = " | ".join(f"seed {study['seed']}" for study in studies)
-    lines = [f"| | {seeds} | mean | characters | reward |", "|---|" + "---|" * (len(studies) + 3)]
+    lines = [f"| | {seeds} | over base | characters | reward |", "|---|" + "---|" * (len(studies) + 3)]
     for key, name in ROWS.items():
-        found = [study["policies"][key] for study in studies if key in study["policies"]]
-        if len(found) < len(studies):
-            continue
+        found = [study["policies"][key] for study in studies]
         cells = [f"{one['greedy_accuracy']:.3f} ± {1.96 * one['greedy_standard_error']:.3f}" for one in found]
-        means = {
-            measure: statistics.mean(one[f"greedy_{measure}"] for one in found)
-            for measure in ("accuracy", "characters", "reward")
-        }
-        cells += [f"{means['accuracy']:.3f}", f"{means['characters']:.1f}", f"{means['reward']:.2f}"]
+        gain, characters, reward = (
+            statistics.mean(one[measure] for one in found) for measure in ("gain", "greedy_characters", "greedy_reward")
+        )
+        error = math.sqrt(sum(one["gain_standard_error"] ** 2 for one in found)) / len(found)
+        cells += [f"{gain:+.3f} ± {1.96 * error:.3f}" if key != "base" else "", f"{characters:.1f}", f"{reward:.2f}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def over_steps(study: dict) -> list[tuple[int, float, float]]:
     """Step, accuracy and reward of the long run, from its start."""
-    points = [(0, *values(study["policies"]["base"]))]
-    points += [
-        (int(name.removeprefix("long_")), *values(found))
-        for name, found in study["policies"].items()
-        if name.startswith("long_")
-    ]
-    return sorted(points)
+    names = [name for name in study["policies"] if name.startswith("long_")]
+    steps = [(0, "base"), *sorted((int(name.removeprefix("long_")), name) for name in names)]
+    return [(step, *measures(study, name)) for step, name in steps]
 
 
-def values(found: dict) -> tuple[float, float]:
-    return found["greedy_accuracy"], found["greedy_reward"]
+def over_rounds(study: dict) -> list[tuple[int, float, float]]:
+    """Round, accuracy and reward of the policy after it."""
+    return [(number, *measures(study, name)) for number, name in enumerate(("base", "mpo", "round_2", "round_3"))]
+
+
+def measures(study: dict, name: str) -> tuple[float, float]:
+    return study["policies"][name]["greedy_accuracy"], study["policies"][name]["greedy_reward"]
 
 
 def plot(studies: list[dict], folder: Path) -> None:
@@ -71,23 +74,18 @@ def plot(studies: list[dict], folder: Path) -> None:
         figure.savefig(folder / name, dpi=120)
         plt.close(figure)
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5))
-    for study in studies:
-        steps, accuracies, rewards = zip(*over_steps(study), strict=True)
-        left.plot(steps, accuracies, marker="o", label=f"seed {study['seed']}")
-        right.plot(steps, rewards, marker="o", label=f"seed {study['seed']}")
-    left.set(xlabel="step", ylabel="greedy accuracy")
-    right.set(xlabel="step", ylabel="mean reward of greedy responses")
-    left.legend()
-    save(figure, "steps.png")
-
-    figure, axis = plt.subplots(figsize=(4.5, 3.5))
-    for study in studies:
-        rounds = [study["policies"][name]["greedy_accuracy"] for name in ("base", "mpo", "round_2", "round_3")]
-        axis.plot(range(4), rounds, marker="o", label=f"seed {study['seed']}")
-    axis.set(xlabel="rounds of MPO", ylabel="greedy accuracy", xticks=range(4))
-    axis.legend()
-    save(figure, "rounds.png")
+    for name, label, points_of in (("steps", "step", over_steps), ("rounds", "rounds of MPO", over_rounds)):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5))
+        for study in studies:
+            at, accuracies, rewards = zip(*points_of(study), strict=True)
+            left.plot(at, accuracies, marker="o", label=f"seed {study['seed']}")
+            right.plot(at, rewards, marker="o")
+        left.set(xlabel=label, ylabel="greedy accuracy")
+        right.set(xlabel=label, ylabel="mean reward of greedy responses")
+        for axis in (left, right) if name == "rounds" else ():
+            axis.set_xticks(range(4))
+        left.legend()
+        save(figure, f"{name}.png")
 
     figure, axis = plt.subplots(figsize=(4.5, 3.5))
     for color, study in zip(("C0", "C1", "C2"), studies, strict=False):
@@ -95,7 +93,8 @@ def plot(studies: list[dict], folder: Path) -> None:
         for key, style in (("pass_at_n", "--"), ("best_of_n", "-")):
             label = f"{key.replace('_', ' ')}, seed {study['seed']}"
             axis.plot(ns, [point[key] for point in study["best_of_n"]], style, color=color, label=label)
-    axis.set(xlabel="N", ylabel="accuracy", xscale="log")
+    axis.set_xscale("log", base=2)
+    axis.set(xlabel="N", ylabel="accuracy", xticks=(ticks := [1, 2, 4, 8, 16, 32]), xticklabels=ticks)
     axis.legend(fontsize=7)
     save(figure, "best_of_n.png")
 
