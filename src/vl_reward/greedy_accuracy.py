@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
-from datasets import Dataset
+from datasets import Dataset, Image, List
 from transformers import PreTrainedModel, ProcessorMixin
 
 from .sampler import ResponseSampler
@@ -36,7 +36,8 @@ class GreedyAccuracy:
         max_new_tokens: int,
         batch_size: int = 64,
     ):
-        self.processor, self.prompts, self.is_right = processor, prompts, is_right
+        self.processor, self.is_right = processor, is_right
+        self.prompts = prompts.cast_column("images", List(Image(decode=False)))  # the sampler decodes batch by batch
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
 
     def __call__(self, policy: PreTrainedModel) -> dict[str, float]:

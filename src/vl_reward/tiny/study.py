@@ -33,7 +33,7 @@ LOSSES = {
     "mpo_without_shift": (["sigmoid", "bco_pair", "sft"], [0.8, 0.2, 1.0]),
 }
 PAIRS = {"random": "random_pairs", "verifier": "right_against_wrong"}
-ROUNDS = (2, 3)
+ROUNDS = (2, 3, 4, 5)
 EPOCHS, CHECKPOINTS = 4, 8  # of the long run that shows reward against accuracy
 N = 32
 

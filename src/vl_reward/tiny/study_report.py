@@ -28,24 +28,26 @@ ROWS = {
     "mpo_verifier_pairs": "MPO, verifier's pairs",
     "round_2": "MPO, second round",
     "round_3": "MPO, third round",
+    "round_4": "MPO, fourth round",
+    "round_5": "MPO, fifth round",
 }
 
 
 def table(studies: list[dict]) -> str:
     """
     One row per policy: accuracy for each seed with its 95 % interval, then means over seeds: gain over the base, with
-    the interval of a comparison prompt by prompt, length and reward.
+    the interval of a comparison prompt by prompt, length, and reward, of which only differences mean something.
     """
     seeds = " | ".join(f"seed {study['seed']}" for study in studies)
-    lines = [f"| | {seeds} | over base | characters | reward |", "|---|" + "---|" * (len(studies) + 3)]
+    lines = [f"| | {seeds} | over base | characters | reward, over base |", "|---|" + "---|" * (len(studies) + 3)]
     for key, name in ROWS.items():
         found = [study["policies"][key] for study in studies]
         cells = [f"{one['greedy_accuracy']:.3f} ± {1.96 * one['greedy_standard_error']:.3f}" for one in found]
-        gain, characters, reward = (
-            statistics.mean(one[measure] for one in found) for measure in ("gain", "greedy_characters", "greedy_reward")
-        )
+        gain, characters = (statistics.mean(one[measure] for one in found) for measure in ("gain", "greedy_characters"))
+        reward = statistics.mean(measures(study, key)[1] - measures(study, "base")[1] for study in studies)
         error = math.sqrt(sum(one["gain_standard_error"] ** 2 for one in found)) / len(found)
-        cells += [f"{gain:+.3f} ± {1.96 * error:.3f}" if key != "base" else "", f"{characters:.1f}", f"{reward:.2f}"]
+        over_base = [f"{gain:+.3f} ± {1.96 * error:.3f}", f"{characters:.1f}", f"{reward:+.2f}"]
+        cells += over_base if key != "base" else ["", over_base[1], ""]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -59,7 +61,8 @@ def over_steps(study: dict) -> list[tuple[int, float, float]]:
 
 def over_rounds(study: dict) -> list[tuple[int, float, float]]:
     """Round, accuracy and reward of the policy after it."""
-    return [(number, *measures(study, name)) for number, name in enumerate(("base", "mpo", "round_2", "round_3"))]
+    names = ["base", "mpo", *(name for name in ROWS if name.startswith("round_"))]
+    return [(number, *measures(study, name)) for number, name in enumerate(names)]
 
 
 def measures(study: dict, name: str) -> tuple[float, float]:
@@ -79,11 +82,9 @@ def plot(studies: list[dict], folder: Path) -> None:
         for study in studies:
             at, accuracies, rewards = zip(*points_of(study), strict=True)
             left.plot(at, accuracies, marker="o", label=f"seed {study['seed']}")
-            right.plot(at, rewards, marker="o")
+            right.plot(at, [reward - rewards[0] for reward in rewards], marker="o")
         left.set(xlabel=label, ylabel="greedy accuracy")
-        right.set(xlabel=label, ylabel="mean reward of greedy responses")
-        for axis in (left, right) if name == "rounds" else ():
-            axis.set_xticks(range(4))
+        right.set(xlabel=label, ylabel="mean reward, over the base's")
         left.legend()
         save(figure, f"{name}.png")
 
