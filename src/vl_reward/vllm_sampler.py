@@ -54,10 +54,10 @@ class VLLMSampler:
         dtype: str = "auto",
     ):
         try:
-            from vllm import LLM, SamplingParams  # a large extra, which only this engine needs
+            from vllm import LLM  # a large extra, which only this engine needs
         except ImportError as error:
             raise ImportError("The engine `vllm` needs vLLM: `pip install 'vl-reward[vllm]'`.") from error
-        self.model, self.revision, self.processor, self.SamplingParams = model, revision, processor, SamplingParams
+        self.model, self.revision, self.processor = model, revision, processor
         self.parameters = {
             "max_tokens": max_new_tokens,
             "temperature": temperature,
@@ -89,6 +89,8 @@ class VLLMSampler:
 
     def __call__(self, prompts: list, images: list[list], num_generations: int = 1) -> tuple[list, list]:
         """Arguments and result are those of [`ResponseSampler`]."""
+        from vllm import SamplingParams
+
         names = [f"prompt {i}" for i in range(len(prompts))]
         texts, images = render_prompts(self.processor, prompts, images, names)
         requests = [
@@ -96,7 +98,7 @@ class VLLMSampler:
             for text, row_images in zip(texts, images, strict=True)
         ]
         seeds = torch.randint(2**31, (len(prompts),)).tolist()
-        parameters = [self.SamplingParams(n=num_generations, seed=seed, **self.parameters) for seed in seeds]
+        parameters = [SamplingParams(n=num_generations, seed=seed, **self.parameters) for seed in seeds]
         outputs = self.llm.generate(requests, parameters)
         here = tokenize(self.processor, texts[:1], images[:1], padding_side="left")["input_ids"][0].tolist()
         there = list(outputs[0].prompt_token_ids)
