@@ -33,7 +33,7 @@ LOSSES = {
     "mpo_without_shift": (["sigmoid", "bco_pair", "sft"], [0.8, 0.2, 1.0]),
 }
 PAIRS = {"random": "random_pairs", "verifier": "right_against_wrong"}
-ROUNDS = (2, 3, 4, 5)
+ROUNDS = (2, 3, 4)  # a fifth is refused for one seed: the policy gives the same response eight times over
 EPOCHS, CHECKPOINTS = 4, 8  # of the long run that shows reward against accuracy
 N = 32
 
@@ -100,8 +100,8 @@ def greedy_rights(evaluation: Path, answers: dict[str, str]) -> list[bool]:
 
 def collect(demo: Path, out: Path, seed: int) -> dict:
     """
-    Accuracy, its standard error, length, reward, and gain over the base on the same prompts of each policy, and the
-    base's best of N for every N.
+    Accuracy, its standard error, length, reward, and gain over the base on the same prompts of each policy, the base's
+    best of N for every N, and the share of prompts to which each round's samples are all equal.
     """
     prompts = load_from_disk(demo / "prompts")["test"]
     answers = dict(zip(prompts["id"], prompts["answer"], strict=True))
@@ -124,7 +124,12 @@ def collect(demo: Path, out: Path, seed: int) -> dict:
         curve.append({"n": n, "best_of_n": sum(best) / len(lines), "pass_at_n": sum(passed) / len(lines)})
     reports = {"mpo": demo / "label_preferences"} | {f"mpo_{name}_pairs": out / f"label_{name}" for name in PAIRS}
     pairs = {name: json.loads((path / "labels.json").read_text())["pairs"] for name, path in reports.items()}
-    return {"seed": seed, "policies": results, "best_of_n": curve, "pairs": pairs}
+    samplings = {1: demo / "sample_responses"} | {number: out / f"sample_{number}" for number in ROUNDS}
+    equal = {
+        number: json.loads((path / "sampling.json").read_text())["prompts_with_all_responses_equal"]
+        for number, path in samplings.items()
+    }
+    return {"seed": seed, "policies": results, "best_of_n": curve, "pairs": pairs, "all_equal_in_round": equal}
 
 
 def main():

@@ -29,7 +29,6 @@ ROWS = {
     "round_2": "MPO, second round",
     "round_3": "MPO, third round",
     "round_4": "MPO, fourth round",
-    "round_5": "MPO, fifth round",
 }
 
 
