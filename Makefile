@@ -9,7 +9,7 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python -m vl_reward.tiny.demo --seed $(SEED) --output_dir $(OUT)
 
-# Two hours: the demo with three seeds, and what the README's table of on-policy training compares.
+# Two hours and a half: the demo with three seeds, and what the README's table of on-policy training compares.
 study: .venv/installed
 	for seed in 0 1 2; do \
 	    $(MAKE) demo SEED=$$seed OUT=outputs/seed_$$seed || exit 1; \
