@@ -160,8 +160,8 @@ def test_imports_go_one_way():
             if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "vl_reward":
                 data = ("", ".labelled_pairs", ".pair_rules")
                 public = {"vl_reward", *(f"vl_reward.preference_data{name}" for name in data)}
-                public |= {f"vl_reward.{name}" for name in ("score_log", "sample_shards", "server_sampler")}
-                public |= {"vl_reward.greedy_accuracy"}
+                public |= {f"vl_reward.{name}" for name in ("score_log", "sample_shards", "greedy_accuracy")}
+                public |= {f"vl_reward.{name}" for name in ("server_sampler", "vllm_sampler")}
                 assert node.module in public or node.module.startswith("vl_reward.benchmarks"), path
                 if node.module == "vl_reward.benchmarks":
                     continue  # one module per benchmark
