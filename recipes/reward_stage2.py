@@ -98,6 +98,8 @@ def main(script_args, training_args, model_args):
         trainer.model = trainer.model.merge_and_unload()  # the next step loads a plain reward model
     trainer.save_model()
     trainer.accelerator.print(f"Reward model saved to {training_args.output_dir}")
+    trainer.accelerator.wait_for_everyone()  # an early end may abort, and the launcher would stop the one that saves
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
