@@ -66,7 +66,7 @@ class VLLMSampler:
             "repetition_penalty": repetition_penalty,
         }
         self.engine = {
-            "dtype": str(dtype).removeprefix("torch."),
+            "dtype": dtype,
             "max_num_seqs": batch_size,
             "mm_processor_kwargs": {"size": dict(processor.image_processor.size)},
             "generation_config": "vllm",  # a checkpoint's own stop tokens would come on top

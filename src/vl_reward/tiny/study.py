@@ -94,7 +94,8 @@ def steps(demo: Path, out: Path, seed: int) -> dict[str, list[str]]:
 
 def greedy_rights(evaluation: Path, answers: dict[str, str]) -> list[bool]:
     """Whether each greedy response is right."""
-    lines = map(json.loads, open(evaluation / "responses.jsonl"))
+    lines = [json.loads(line) for line in open(evaluation / "responses.jsonl")]
+    assert [line["id"] for line in lines] == list(answers), "policies are compared prompt by prompt"
     return [extract_answer(line["greedy"]) == answers[line["id"]] for line in lines]
 
 
