@@ -13,9 +13,9 @@ demo: .venv/installed
 study: .venv/installed
 	for seed in 0 1 2; do \
 	    $(MAKE) demo SEED=$$seed OUT=outputs/seed_$$seed || exit 1; \
-	    $(BIN)/python -m vl_reward.tiny.study --demo_dir outputs/seed_$$seed --seed $$seed || exit 1; \
+	    $(BIN)/python bench/study.py --demo_dir outputs/seed_$$seed --seed $$seed || exit 1; \
 	done
-	$(BIN)/python -m vl_reward.tiny.study_report outputs/seed_*/study/study.json --output_dir outputs/study
+	$(BIN)/python bench/study_report.py outputs/seed_*/study/study.json --output_dir outputs/study
 
 test: .venv/installed
 	$(BIN)/python -m pytest tests

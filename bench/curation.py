@@ -28,8 +28,8 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
-from vl_reward.preference_data import BenchmarkContent, CurationAudit, PairCuration, PairInspection, PreferenceSource
-from vl_reward.preference_data.pair import PAIR_FEATURES, build_pair
+from vl_reward.curation import BenchmarkContent, CurationAudit, PairCuration, PairInspection, PreferenceSource
+from vl_reward.curation.pair import PAIR_FEATURES, build_pair
 
 
 SIZES = [25_000, 50_000, 100_000, 200_000]

@@ -30,8 +30,8 @@ from datasets import Dataset
 from PIL import Image, ImageDraw
 from sklearn.datasets import load_sample_images
 
-from vl_reward.preference_data import BenchmarkContent, CurationAudit, PairCuration, PairInspection, PreferenceSource
-from vl_reward.preference_data.pair import PAIR_FEATURES, build_pair
+from vl_reward.curation import BenchmarkContent, CurationAudit, PairCuration, PairInspection, PreferenceSource
+from vl_reward.curation.pair import PAIR_FEATURES, build_pair
 from vl_reward.tiny.digits import compose
 
 

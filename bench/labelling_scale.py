@@ -20,7 +20,7 @@ import torch
 from datasets import Dataset, Features, Image, List, Value, load_from_disk
 from transformers import Qwen2_5_VLConfig
 
-from vl_reward.score_log import ResumableScorer
+from vl_reward.inference.score_log import ResumableScorer
 from vl_reward.tiny.digits import compose
 from vl_reward.tiny.preferences import as_png
 from vl_reward.tiny.processor import build_processor

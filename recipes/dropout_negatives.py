@@ -28,7 +28,7 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_
 from trl import ScriptArguments
 
 from vl_reward import RecipeParser, ResponseSampler, VisionModelConfig
-from vl_reward.sample_shards import SampleShards
+from vl_reward.inference.sample_shards import SampleShards
 
 
 INPUTS = ("model_name_or_path", "dataset_name")

@@ -44,7 +44,7 @@ from vl_reward.benchmarks.benchmark_report import BenchmarkReport
 from vl_reward.benchmarks.published_table import PublishedTable
 from vl_reward.benchmarks.score_file import ScoreFile
 from vl_reward.benchmarks.training_overlap import TrainingOverlap
-from vl_reward.score_log import ResumableScorer
+from vl_reward.inference.score_log import ResumableScorer
 
 
 INPUTS = ("model_name_or_path", "dataset_name")

@@ -24,11 +24,11 @@ from accelerate import PartialState
 from datasets import Image, List, load_from_disk
 from trl import ModelConfig, ScriptArguments
 
-from vl_reward import RecipeParser, RewardScorer, unshare_prefixes, verifiers
-from vl_reward.preference_data import pair_rules
-from vl_reward.preference_data.labelled_pairs import LabelledPairs
-from vl_reward.preference_data.pair_rules import Candidate
-from vl_reward.score_log import ResumableScorer
+from vl_reward import RecipeParser, RewardScorer, unshare_prefixes
+from vl_reward.inference.score_log import ResumableScorer
+from vl_reward.labelling import pair_rules, verifiers
+from vl_reward.labelling.labelled_pairs import LabelledPairs
+from vl_reward.labelling.pair_rules import Candidate
 
 
 INPUTS = ("model_name_or_path", "dataset_name")

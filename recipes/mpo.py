@@ -25,7 +25,7 @@ from transformers import AutoProcessor, EarlyStoppingCallback, Qwen2_5_VLForCond
 from trl import DPOConfig, ScriptArguments, get_peft_config
 
 from vl_reward import MPOTrainer, RecipeParser, VisionModelConfig, share_prefixes
-from vl_reward.greedy_accuracy import GreedyAccuracy
+from vl_reward.training.greedy_accuracy import GreedyAccuracy
 
 
 INPUTS = ("model_name_or_path", "dataset_name", "verifiable_dataset")

@@ -23,7 +23,7 @@ from datasets import concatenate_datasets
 from transformers import AutoProcessor
 
 from vl_reward import RecipeParser, VisionModelConfig
-from vl_reward.preference_data import (
+from vl_reward.curation import (
     BenchmarkContent,
     CurationAudit,
     OutputFolder,

@@ -33,9 +33,9 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_
 from trl import ScriptArguments
 
 from vl_reward import RecipeParser, ResponseSampler, VisionModelConfig
-from vl_reward.sample_shards import SampleShards
-from vl_reward.server_sampler import ServerSampler
-from vl_reward.vllm_sampler import VLLMSampler
+from vl_reward.inference.sample_shards import SampleShards
+from vl_reward.inference.server_sampler import ServerSampler
+from vl_reward.inference.vllm_sampler import VLLMSampler
 
 
 INPUTS = ("model_name_or_path", "dataset_name")

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from vl_reward import RewardScorer
-from vl_reward.encoding import as_messages, encode_conversations
+from vl_reward.data.encoding import encode_conversations
+from vl_reward.data.messages import as_messages
 
 
 @pytest.fixture

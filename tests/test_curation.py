@@ -8,17 +8,18 @@ import pytest
 from datasets import Dataset
 from PIL import Image, ImageDraw
 
-from vl_reward.encoding import as_messages, encode_conversations
-from vl_reward.preference_data import BenchmarkContent, CurationAudit, PairCuration, PairInspection, PreferenceSource
-from vl_reward.preference_data.decontamination import benchmark_row_ids
-from vl_reward.preference_data.duplicates import contradictions, duplicates
-from vl_reward.preference_data.filters import outside_limits, surrogate_doubts, ties
-from vl_reward.preference_data.image_similarity import bit_distances, perceptual_hash, pixel_hash
-from vl_reward.preference_data.inspection import inspect_images
-from vl_reward.preference_data.mixture import group_by_content, over_cap, over_share, split_and_order
-from vl_reward.preference_data.near_duplicates import hash_pieces, near_duplicates
-from vl_reward.preference_data.pair import PAIR_FEATURES, build_pair
-from vl_reward.preference_data.text_similarity import jaccard, normalize, shingles, signature, text_key, words_key
+from vl_reward.curation import BenchmarkContent, CurationAudit, PairCuration, PairInspection, PreferenceSource
+from vl_reward.curation.decontamination import benchmark_row_ids
+from vl_reward.curation.duplicates import contradictions, duplicates
+from vl_reward.curation.filters import outside_limits, surrogate_doubts, ties
+from vl_reward.curation.image_similarity import bit_distances, perceptual_hash, pixel_hash
+from vl_reward.curation.inspection import inspect_images
+from vl_reward.curation.mixture import group_by_content, over_cap, over_share, split_and_order
+from vl_reward.curation.near_duplicates import hash_pieces, near_duplicates
+from vl_reward.curation.pair import PAIR_FEATURES, build_pair
+from vl_reward.curation.text_similarity import jaccard, normalize, shingles, signature, text_key, words_key
+from vl_reward.data.encoding import encode_conversations
+from vl_reward.data.messages import as_messages
 from vl_reward.tiny.preferences import as_png
 
 

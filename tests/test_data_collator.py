@@ -6,8 +6,9 @@ from datasets import Dataset
 from PIL import Image
 from trl.data_utils import prepare_multimodal_messages
 
-from vl_reward import DataCollatorForVisionReward, encoding
-from vl_reward.images import load_image
+from vl_reward import DataCollatorForVisionReward
+from vl_reward.data import encoding
+from vl_reward.data.images import load_image
 from vl_reward.tiny.preferences import PREFERENCE_FEATURES, as_png
 
 

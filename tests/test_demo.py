@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from test_configs import ROOT, dataclasses_of
 
+from table import ROWS, table
 from vl_reward import RecipeParser
 from vl_reward.tiny import demo
-from vl_reward.tiny.table import ROWS, table
 
 
 RUNS = [json.loads(path.read_text()) for path in sorted((ROOT / "results/tiny").glob("seed_*.json"))]

@@ -16,9 +16,9 @@ from PIL import Image
 from qwen_vl_utils.vision_process import smart_resize
 from transformers import AutoProcessor
 
-from vl_reward import images
-from vl_reward.encoding import count_visual_tokens
-from vl_reward.images import confined_path, fetch_image, load_image
+from vl_reward.data import images
+from vl_reward.data.encoding import count_visual_tokens
+from vl_reward.data.images import confined_path, fetch_image, load_image
 
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

@@ -11,7 +11,7 @@ from datasets import Dataset, Features, Image, List, Value, load_from_disk
 from test_configs import ROOT
 from test_recipes import ENVIRONMENT, run
 
-from vl_reward.preference_data.pair_rules import Candidate, best_against_worst, unusable
+from vl_reward.labelling.pair_rules import Candidate, best_against_worst, unusable
 from vl_reward.tiny.digits import compose, extract_answer
 from vl_reward.tiny.preferences import corrupted_pairs
 

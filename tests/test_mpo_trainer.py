@@ -13,8 +13,8 @@ from transformers import EarlyStoppingCallback, Qwen2_5_VLForConditionalGenerati
 from trl import DPOConfig
 
 from vl_reward import MPOTrainer
-from vl_reward.greedy_accuracy import GreedyAccuracy
 from vl_reward.tiny.preferences import PREFERENCE_FEATURES, PROMPT_FEATURES
+from vl_reward.training.greedy_accuracy import GreedyAccuracy
 
 
 BETA = 0.1

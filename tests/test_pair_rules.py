@@ -5,9 +5,9 @@ import json
 import pytest
 from datasets import Dataset, Image, List, load_from_disk
 
-from vl_reward import verifiers
-from vl_reward.preference_data.labelled_pairs import LabelledPairs
-from vl_reward.preference_data.pair_rules import (
+from vl_reward.labelling import verifiers
+from vl_reward.labelling.labelled_pairs import LabelledPairs
+from vl_reward.labelling.pair_rules import (
     Candidate,
     best_against_worst,
     best_of_right,

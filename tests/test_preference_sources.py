@@ -11,11 +11,11 @@ from datasets import Dataset, Features, Image, List, Value, load_dataset
 from PIL import Image as PILImage
 
 from vl_reward import DataCollatorForVisionReward
-from vl_reward.images import load_image
-from vl_reward.preference_data import CurationAudit, PreferenceSource
-from vl_reward.preference_data import source as source_module
-from vl_reward.preference_data.pair import Unusable, build_pair, user_turn
-from vl_reward.preference_data.sources import llava_critic, mmpr, povid, skywork_preference, trl_format, vlfeedback
+from vl_reward.curation import CurationAudit, PreferenceSource
+from vl_reward.curation import source as source_module
+from vl_reward.curation.pair import Unusable, build_pair, user_turn
+from vl_reward.curation.sources import llava_critic, mmpr, povid, skywork_preference, trl_format, vlfeedback
+from vl_reward.data.images import load_image
 from vl_reward.tiny.public_sets import FEATURES, build_public_sets
 
 

@@ -19,8 +19,8 @@ from vl_reward import (
     share_prefixes,
     unshare_prefixes,
 )
-from vl_reward.modeling_qwen2_5_vl import ScoreHead
-from vl_reward.packed_images import image_codes, rope_positions
+from vl_reward.models.qwen2_5_vl import ScoreHead
+from vl_reward.prefix_sharing.packed_images import image_codes, rope_positions
 from vl_reward.tiny.digits import compose
 
 

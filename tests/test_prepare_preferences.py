@@ -19,8 +19,8 @@ from PIL import Image
 from test_images import BLUE, EXIF, GREEN, RED, WHITE, corners, encoded, png_header, quarters
 from test_recipes import ENVIRONMENT, ROOT, run, run_recipe
 
-from vl_reward.images import load_image
-from vl_reward.preference_data import OutputFolder
+from vl_reward.curation import OutputFolder
+from vl_reward.data.images import load_image
 
 
 OUT = "outputs/tiny/prepare_preferences"

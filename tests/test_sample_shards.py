@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vl_reward.sample_shards import SampleShards
+from vl_reward.inference.sample_shards import SampleShards
 
 
 PROMPTS = [f"question {i}" for i in range(10)]

@@ -81,7 +81,7 @@ def test_temperature_scales_the_logits(policy, processor, image_pairs):
 
 
 def sampler_inputs(processor, prompts, images):
-    from vl_reward.encoding import encode_prompts
+    from vl_reward.data.encoding import encode_prompts
 
     return encode_prompts(processor, prompts, images, ["prompt 0"])
 

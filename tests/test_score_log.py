@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from vl_reward import RewardScorer, share_prefixes
-from vl_reward.fingerprints import row_key
-from vl_reward.score_log import ResumableScorer, ScoreLog
+from vl_reward.inference.fingerprints import row_key
+from vl_reward.inference.score_log import ResumableScorer, ScoreLog
 
 
 @pytest.fixture

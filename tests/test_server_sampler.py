@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from vl_reward import ResponseSampler
-from vl_reward.encoding import encode_prompts, text_of
-from vl_reward.server_sampler import ServerSampler
+from vl_reward.data.encoding import encode_prompts
+from vl_reward.data.messages import text_of
+from vl_reward.inference.server_sampler import ServerSampler
 
 
 def read(messages):

@@ -8,8 +8,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 from test_configs import ROOT, dataclasses_of
 
+import study
+import study_report
 from vl_reward import RecipeParser
-from vl_reward.tiny import study, study_report
 
 
 STUDIES = [json.loads(path.read_text()) for path in sorted((ROOT / "docs/on_policy").glob("seed_*.json"))]

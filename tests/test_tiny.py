@@ -12,7 +12,7 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 import vl_reward.tiny
 from vl_reward import ResponseSampler
-from vl_reward.images import load_image
+from vl_reward.data.images import load_image
 from vl_reward.tiny.digits import QUESTIONS, compose, compose_text, extract_answer, load_scans, respond, solve
 from vl_reward.tiny.preferences import as_png, corrupt, corrupted_pairs, shuffle_questions
 

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from vl_reward import ResponseSampler
-from vl_reward.encoding import tokenize
-from vl_reward.vllm_sampler import VLLMSampler
+from vl_reward.data.encoding import tokenize
+from vl_reward.inference.vllm_sampler import VLLMSampler
 
 
 @dataclass

@@ -1,14 +1,14 @@
 """Train vision-language reward models with TRL, and use them."""
 
-from .data_collator import DataCollatorForVisionReward
-from .model_config import VisionModelConfig
-from .modeling_qwen2_5_vl import Qwen2_5_VLForSequenceClassification
-from .mpo_trainer import MPOTrainer
-from .prefix_sharing import share_prefixes, unshare_prefixes
-from .recipe_parser import RecipeParser
-from .reward_trainer import VisionRewardTrainer
-from .sampler import ResponseSampler
-from .scorer import RewardScorer
+from .arguments.model_config import VisionModelConfig
+from .arguments.recipe_parser import RecipeParser
+from .data.collators import DataCollatorForVisionReward
+from .inference.scorer import RewardScorer
+from .inference.transformers_sampler import ResponseSampler
+from .models.qwen2_5_vl import Qwen2_5_VLForSequenceClassification
+from .prefix_sharing.share_prefixes import share_prefixes, unshare_prefixes
+from .training.mpo_trainer import MPOTrainer
+from .training.reward_trainer import VisionRewardTrainer
 
 
 __all__ = [

@@ -2,8 +2,8 @@
 
 from datasets import Dataset
 
+from ..data.messages import text_of
 from .accuracy import count_ties, micro, pair_credits, subset_results
-from .training_overlap import message_text
 
 
 def load(dataset: Dataset) -> list[dict]:
@@ -26,7 +26,7 @@ def load(dataset: Dataset) -> list[dict]:
             "subset": row.get("source", "all"),
             "prompt": row["prompt"],
             "images": row["images"],
-            "responses": [message_text(row[side]) for side in ("chosen", "rejected")],
+            "responses": [text_of(row[side]) for side in ("chosen", "rejected")],
             "preferred": 0,
         }
         for i, row in enumerate(dataset)

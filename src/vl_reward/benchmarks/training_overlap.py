@@ -5,7 +5,8 @@ from pathlib import Path
 
 from datasets import Dataset, Image, List
 
-from ..images import load_image
+from ..data.images import load_image
+from ..data.messages import text_of
 
 
 def normalized(text: str) -> str:
@@ -17,17 +18,6 @@ def pixel_hash(source) -> str:
     """A hash of an image's size and decoded pixels: another file format changes nothing, another size does."""
     image = load_image(source)
     return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
-
-
-def message_text(messages: str | list[dict]) -> str:
-    """All text of a prompt or a response, given as a string or as messages."""
-    if isinstance(messages, str):
-        return messages
-    parts = []
-    for message in messages:
-        content = message["content"]
-        parts += [content] if isinstance(content, str) else [part.get("text") or "" for part in content]
-    return " ".join(parts)
 
 
 class TrainingOverlap:
@@ -50,9 +40,9 @@ class TrainingOverlap:
         self.images_not_read = 0
         self.image_hashes, self.prompts, self.answers = set(), set(), set()
         for row in dataset.cast_column("images", List(Image(decode=False))):
-            prompt = normalized(message_text(row["prompt"]))
+            prompt = normalized(text_of(row["prompt"]))
             self.prompts.add(prompt)
-            self.answers |= {(prompt, normalized(message_text(row[side]))) for side in ("chosen", "rejected")}
+            self.answers |= {(prompt, normalized(text_of(row[side]))) for side in ("chosen", "rejected")}
             self.image_hashes |= {pixel_hash(image) for image in row["images"]}
 
     def reason(self, row: dict) -> str | None:
@@ -66,7 +56,7 @@ class TrainingOverlap:
                 self.images_not_read += 1
             elif pixel_hash(image) in self.image_hashes:
                 return "image"
-        prompt = normalized(message_text(row["prompt"]))
+        prompt = normalized(text_of(row["prompt"]))
         if any((prompt, normalized(response)) in self.answers for response in row["responses"]):
             return "prompt and response"
         return "prompt" if not row["images"] and prompt in self.prompts else None

@@ -12,7 +12,7 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
 
-from ..sampler import ResponseSampler
+from ..inference.transformers_sampler import ResponseSampler
 from .digits import compose, compose_text
 from .preferences import (
     PREFERENCE_FEATURES,

@@ -22,7 +22,7 @@ from datasets import IterableDataset
 from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from ..sampler import ResponseSampler
+from ..inference.transformers_sampler import ResponseSampler
 from .digits import compose, compose_text, extract_answer, respond
 from .processor import build_processor
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from datasets import Features, Image, List, Value
 
-from ..sampler import ResponseSampler
+from ..inference.transformers_sampler import ResponseSampler
 from .digits import compose, extract_answer, respond, solve
 
 

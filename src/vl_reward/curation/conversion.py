@@ -1,0 +1,77 @@
+"""Public rows to pairs, whatever the rows hold: what is no pair becomes a reason, never an error."""
+
+import json
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from ..data.images import confined_path, fetch_image
+from .pair import PAIR_FEATURES, Unusable
+from .sources import mm_rlhf
+
+
+if TYPE_CHECKING:
+    from .source import PreferenceSource
+
+
+def convert(batch: dict[str, list], source: "PreferenceSource", root: str | None) -> dict[str, list]:
+    """A batch of public rows to a batch of pairs and skipped rows."""
+    outcomes = []
+    for i, index in enumerate(batch["__index__"]):
+        row = {key: values[i] for key, values in batch.items() if key != "__index__"}
+        found = []
+        try:
+            if set(row) == {"text"}:
+                row = json.loads(row["text"])
+            if not isinstance(row, dict):
+                row = {"text": row}
+                raise Unusable("the row is not an object with named columns")
+            if row.get("video") and source.format == "mm_rlhf":
+                row["frames"] = mm_rlhf.find_frames(row["video"], root)
+            found += source.module.pairs(row)
+        except Unusable as reason:
+            found.append({"skipped": str(reason)})
+        except json.JSONDecodeError:
+            found.append({"skipped": "the line is not JSON"})
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError, OSError, RecursionError) as error:
+            found.append({"skipped": f"the row is not in the set's schema ({type(error).__name__}: {error})"})
+        for outcome in found:
+            texts = {key: value for key, value in row.items() if not key.startswith("image")}
+            excerpt = str(texts)[:300] if outcome.get("skipped") else None
+            if outcome.get("images"):
+                outcome["images"] = [located(image, root, source.allow_urls) for image in outcome["images"]]
+            outcome["origin"] = None if outcome.get("origin") is None else str(outcome["origin"])
+            outcomes.append({**outcome, "source": source.name, "index": index, "excerpt": excerpt})
+    outcomes = storable(outcomes)
+    return {key: [outcome.get(key) for outcome in outcomes] for key in PAIR_FEATURES}
+
+
+def storable(outcomes: list[dict]) -> list[dict]:
+    """The outcomes, those that Arrow cannot hold as skipped: a role that is a number, half a character."""
+    try:
+        pa.Table.from_pylist(outcomes, schema=PAIR_FEATURES.arrow_schema)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        if len(outcomes) > 1:
+            return [one for outcome in outcomes for one in storable([outcome])]
+        reason = f"a value is not of the type that the column needs ({type(error).__name__})"
+        known = {key: outcomes[0][key] for key in ("source", "index")}
+        return [{**known, "skipped": reason, "excerpt": ascii(outcomes[0])[:300]}]
+    return outcomes
+
+
+def located(image: dict, root: str | None, allow_urls: bool) -> dict:
+    """
+    An image with its path made absolute inside the image root, or its URL fetched. What is refused gets the reason in
+    place of its path, where the inspection finds it: the row must not be lost without a line in the audit.
+    """
+    if not isinstance(image, dict) or image.get("bytes") is None and not isinstance(image.get("path"), str):
+        return {"bytes": None, "path": f"refused: {str(image)[:100]}: it is neither bytes nor a path"}
+    if image.get("bytes") is not None:
+        return image
+    try:
+        if allow_urls and "://" in image["path"]:
+            return fetch_image(image["path"])
+        return {"bytes": None, "path": confined_path(image["path"], root)}
+    except ValueError as error:
+        reason = str(error).removeprefix(image["path"]).strip()
+        return {"bytes": None, "path": f"refused: {image['path'].replace(': ', ':')}: {reason}"}

@@ -1,0 +1,226 @@
+"""The pairs of all sources on their way through the steps. Each step's rule is a pure function in a file of its own."""
+
+import json
+from collections import Counter
+
+from datasets import Dataset, DatasetDict, DatasetInfo, Features, Image, List, Value, concatenate_datasets
+
+from ..data.messages import text_of
+from .audit import CurationAudit
+from .decontamination import BenchmarkContent, benchmark_row_ids
+from .duplicates import contradictions, duplicates
+from .filters import outside_limits, surrogate_doubts, ties
+from .inspection import signatures
+from .mixture import group_by_content, over_cap, over_share, split_and_order
+from .near_duplicates import near_duplicates
+from .pair import PART_MESSAGES, TEXT_MESSAGES
+from .source import PreferenceSource
+from .text_similarity import shingles, text_key
+
+
+class PairCuration:
+    """
+    Drops pairs step by step, and keeps the account of it.
+
+    Args:
+        pairs (`Dataset`):
+            Pairs in the columns of `PAIR_FEATURES`, none of them skipped.
+        inspected (`Dataset`):
+            What [`PairInspection`] says of each.
+        audit ([`CurationAudit`]):
+            Where steps are recorded.
+
+    Attributes:
+        dropped (`list[dict]`): `id`, `source`, `index`, `origin`, `step` and `reason` of every pair that went.
+    """
+
+    def __init__(self, pairs: Dataset, inspected: Dataset, audit: CurationAudit):
+        self.pairs, self.audit = pairs, audit
+        self.texts = pairs.select_columns(["source", "index", "origin", "prompt", "chosen", "rejected"])
+        names = ["source", "index", "rating_gap", "chosen_first", "score_chosen", "score_rejected"]
+        self.columns = {name: pairs[name][:] for name in names}
+        self.columns |= {name: inspected[name][:] for name in inspected.column_names if name != "signature"}
+        hashes = self.columns["perceptual_hashes"]
+        self.columns["perceptual_hashes"] = [[int(digits, 16) for digits in row] for row in hashes]
+        self.signatures = signatures(inspected)
+        self.kept = list(range(len(pairs)))
+        self.dropped: list[dict] = []
+
+    def column(self, name: str) -> list:
+        """A column of the pairs that are still there."""
+        values = self.columns[name]
+        return [values[i] for i in self.kept]
+
+    def drop(self, step: str, reasons: dict[int, str], **details):
+        """Take out pairs, by their position among those that are still there."""
+        gone = []
+        for position, reason in sorted(reasons.items()):
+            i = self.kept[position]
+            row = self.texts[i]
+            excerpt = f"{text_of(row['prompt'])} > {text_of(row['chosen'])}"[:200]
+            gone.append({"source": row["source"], "index": row["index"], "reason": reason, "excerpt": excerpt})
+            self.dropped.append(
+                {"id": self.columns["id"][i], "source": row["source"], "index": row["index"]}
+                | {"origin": row["origin"], "step": step, "reason": reason}
+                | ({"image": self.columns["bad_image_path"][i]} if self.columns["bad_image_path"][i] else {})
+            )
+        self.kept = [i for position, i in enumerate(self.kept) if position not in reasons]
+        kept = Counter(self.column("source"))
+        self.audit.record_step(step, {name: kept[name] for name in self.audit.sources}, gone, **details)
+
+    def drop_bad_images(self):
+        """Quarantine pairs with an image that is refused or cannot be decoded."""
+        self.drop("images", {i: reason for i, reason in enumerate(self.column("bad_image")) if reason})
+
+    def drop_bad_texts(self):
+        """Drop pairs that the collator would refuse: control tokens inside a text, placeholders without images."""
+        self.drop("texts", {i: reason for i, reason in enumerate(self.column("bad_text")) if reason})
+
+    def drop_ties(self, min_rating_gap: float | None):
+        self.drop("ties", ties(*map(self.column, ("chosen_key", "rejected_key", "rating_gap")), min_rating_gap))
+
+    def drop_outside_limits(self, max_tokens: int | None, max_characters: int | None):
+        limits = outside_limits(self.column("n_tokens"), self.column("n_characters"), max_tokens, max_characters)
+        self.drop("limits", limits)
+
+    def keys(self) -> list[tuple]:
+        """Hashes of prompt, images, chosen and rejected response of each pair."""
+        images = [tuple(hashes) for hashes in self.column("pixel_hashes")]
+        columns = (self.column("prompt_key"), images, self.column("chosen_key"), self.column("rejected_key"))
+        return list(zip(*columns, strict=True))
+
+    def drop_contradictions(self):
+        self.drop("contradictions", contradictions(self.keys()))
+
+    def drop_duplicates(self):
+        sources = self.column("source")
+        found = duplicates(self.keys())
+        self.drop("duplicates", {i: f"equal to a pair of {sources[j]}" for i, j in found.items()})
+
+    def drop_near_duplicates(self, min_similarity: float, max_bits: int):
+        sources, kept = self.column("source"), self.kept
+
+        def shingle_sets(i: int) -> tuple[set, set]:
+            row = self.texts[kept[i]]
+            return shingles(text_of(row["chosen"])), shingles(text_of(row["rejected"]))
+
+        alike, opposed = near_duplicates(
+            self.column("prompt_words"),
+            list(zip(self.column("chosen_key"), self.column("rejected_key"), strict=True)),
+            self.signatures[kept],
+            self.column("perceptual_hashes"),
+            shingle_sets,
+            min_similarity,
+            max_bits,
+        )
+        reasons = {i: f"nearly equal to a pair of {sources[j]}" for i, j in alike.items()}
+        both = {row for pair in opposed.items() for row in pair}
+        reasons |= dict.fromkeys(both, "nearly the same responses are preferred the other way round")
+        self.drop("near-duplicates", reasons)
+
+    def drop_contaminated(self, benchmark: BenchmarkContent, sources: list[PreferenceSource], max_bits: int):
+        prefixes = {source.name: source.benchmark_id_prefix for source in sources}
+        reasons = benchmark.reasons(
+            self.column("prompt_key"),
+            self.column("answer_keys"),
+            self.column("pixel_hashes"),
+            self.column("perceptual_hashes"),
+            benchmark_row_ids([prefixes[source] for source in self.column("source")], self.column("index")),
+            max_bits,
+        )
+        self.drop(f"decontamination: {benchmark.name}", reasons, benchmark_images_not_read=benchmark.images_not_read)
+
+    def drop_doubtful(
+        self, scores_file: str | None, min_chosen_score: float | None, min_score_gap: float | None
+    ) -> list[dict]:
+        """
+        Drop what the surrogate doubts, and return it with its texts, for someone to repair. Pairs that it has not
+        scored go, too: those that balance and mixture took out of the round that was scored.
+
+        Args:
+            scores_file (`str`, *optional*):
+                JSONL with `id` and `scores` (chosen, rejected), as `recipes/evaluate_reward.py` writes it. Without it,
+                the pairs' own scores are used.
+
+        Raises:
+            ValueError: If no pair has scores.
+        """
+        scores = list(zip(self.column("score_chosen"), self.column("score_rejected"), strict=True))
+        if scores_file:
+            lines = [json.loads(line) for line in open(scores_file, encoding="utf-8") if line.strip()]
+            by_id = {line["id"]: tuple(line["scores"]) for line in lines}
+            scores = [by_id.get(id, (None, None)) for id in self.column("id")]
+        scored = {position: pair for position, pair in enumerate(scores) if None not in pair}
+        if not scored:
+            raise ValueError(
+                f"None of {len(scores):,} pairs has surrogate scores. Score the pairs that are written without "
+                "`min_chosen_score` and `min_score_gap`, with the same seed, and give the result as `scores_file`."
+            )
+        reasons = {i: "the surrogate has not scored it" for i in range(len(scores)) if i not in scored}
+        doubtful, positions = [], list(scored)
+        for number, reason in surrogate_doubts(list(scored.values()), min_chosen_score, min_score_gap).items():
+            position = positions[number]
+            i, (chosen, rejected) = self.kept[position], scored[position]
+            reasons[position] = reason
+            row = {key: self.texts[i][key] for key in ("source", "index", "prompt", "chosen", "rejected")}
+            row |= {"score_chosen": chosen, "score_rejected": rejected, "reason": reason}
+            doubtful.append({"id": self.columns["id"][i], **row})
+        for position, (chosen, rejected) in scored.items():
+            i = self.kept[position]
+            self.columns["score_chosen"][i], self.columns["score_rejected"][i] = chosen, rejected
+        self.drop("surrogate", reasons)
+        return doubtful
+
+    def balance(self, max_first_share: float | None, max_longer_share: float | None, seed: int):
+        """Leave pairs out, per source, until the chosen response is not shown first, or the longer one, too often."""
+        ids, sources = self.column("id"), self.column("source")
+        longer = [None if one == two else one > two for one, two in self.column("n_characters")]
+        reasons: dict[int, str] = {}
+        for sides, share, reason in (
+            (self.column("chosen_first"), max_first_share, "side balance: where the chosen response was shown"),
+            (longer, max_longer_share, "side balance: which response is the longer"),
+        ):
+            for source in sorted(set(sources)) if share is not None else []:
+                rows = [i for i, name in enumerate(sources) if name == source and i not in reasons]
+                gone = over_share([ids[i] for i in rows], [sides[i] for i in rows], share, seed)
+                reasons |= {rows[i]: reason for i in gone}
+        self.drop("side balance", reasons)
+
+    def draw_mixture(self, sources: list[PreferenceSource], seed: int):
+        caps = {source.name: source.max_pairs for source in sources}
+        weights = {source.name: source.weight for source in sources}
+        self.drop("mixture", over_cap(self.column("id"), self.column("source"), caps, weights, seed))
+
+    def datasets(self, test_share: float, seed: int) -> DatasetDict:
+        """The pairs that are left, as `train` and `test`, in the preference format. No image is in both."""
+        contents = [
+            set(pixels) or {prompt}
+            for pixels, prompt in zip(self.column("pixel_hashes"), self.column("prompt_key"), strict=True)
+        ]
+        ids = self.column("id")
+        if not ids:
+            raise ValueError(f"No pair is left: {Counter(row['step'] for row in self.dropped)}. Relax a step.")
+        train, test = split_and_order(ids, group_by_content(contents), test_share, seed)
+        names = ["source", "prompt", "images", "chosen", "rejected"]
+        with_scores = None not in self.column("score_chosen")
+        extra = {"id": Value("string")}
+        extra |= {"score_chosen": Value("float64"), "score_rejected": Value("float64")} if with_scores else {}
+        splits = {}
+        for split, positions in ({"train": train} | ({"test": test} if test else {})).items():
+            rows = [self.kept[position] for position in positions]
+            added = Dataset.from_dict({key: [self.columns[key][i] for i in rows] for key in extra}, Features(extra))
+            found = concatenate_datasets([added, self.pairs.select(rows).select_columns(names)], axis=1)
+            splits[split] = with_content_fingerprint(found, added["id"][:])
+        return DatasetDict(splits)
+
+
+def with_content_fingerprint(dataset: Dataset, ids: list[str]) -> Dataset:
+    """
+    The dataset without the traces of how it came about, which differ from run to run: `save_to_disk` writes the
+    fingerprint and the download's checksums next to the data.
+    """
+    dataset = dataset.flatten_indices(keep_in_memory=False)
+    types = {"images": List(Image()), "prompt": PART_MESSAGES, "chosen": TEXT_MESSAGES, "rejected": TEXT_MESSAGES}
+    features = Features({name: types.get(name, feature) for name, feature in dataset.features.items()})
+    fingerprint = f"{text_key(*ids):016x}"
+    return Dataset(dataset.cast(features).data, DatasetInfo(features=features), fingerprint=fingerprint)

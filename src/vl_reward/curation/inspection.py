@@ -1,0 +1,147 @@
+"""What curation needs to know of each pair, in one pass that decodes every image once."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, Features, List, Value
+from transformers import ProcessorMixin
+
+from ..data.encoding import count_visual_tokens, render
+from ..data.images import image_key, load_image
+from ..data.messages import as_messages, text_of
+from .image_similarity import perceptual_hash, pixel_hash
+from .text_similarity import signature, text_key, words_key
+
+
+INSPECTION_FEATURES = Features(
+    {
+        "id": Value("string"),
+        "prompt_key": Value("int64"),
+        "prompt_words": Value("int64"),
+        "chosen_key": Value("int64"),
+        "rejected_key": Value("int64"),
+        "answer_keys": List(Value("int64")),  # of the prompt with either response
+        "pixel_hashes": List(Value("string")),
+        "perceptual_hashes": List(Value("string")),  # in hexadecimal digits
+        "signature": Value("binary"),  # of both responses
+        "n_tokens": Value("int64"),  # of the longer conversation, with its visual tokens
+        "n_characters": List(Value("int64")),  # of the chosen and the rejected response
+        "bad_image": Value("string"),  # why, and which one
+        "bad_image_path": Value("string"),
+        "bad_text": Value("string"),
+    }
+)
+
+
+def content_id(prompt: list[dict], chosen: str, rejected: str, pixel_hashes: list[str]) -> str:
+    """A stable hash of what a pair shows and says."""
+    roles = "\0".join(message["role"] for message in prompt)
+    content = "\0".join([roles, text_of(prompt), chosen, rejected, *pixel_hashes])
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def inspect_images(images: list[dict], known: dict) -> tuple[list[str], list[str], str | None, str | None]:
+    """Pixel hashes, perceptual hashes, and why the first bad image cannot be used, with its path."""
+    found = []
+    for image in images:
+        path = image["path"] or "bytes"
+        if image["bytes"] is None and path.startswith("refused: "):
+            path, reason = path.removeprefix("refused: ").split(": ", 1)
+            return [], [], reason, path
+        key = image_key(image)
+        if key not in known:
+            try:
+                decoded = load_image(image)
+                known[key] = pixel_hash(decoded), f"{perceptual_hash(decoded):016x}"
+            except ValueError as error:
+                known[key] = f"could not be decoded: {error.__cause__}".replace(f"'{path}'", "the file")
+        if isinstance(known[key], str):
+            return [], [], known[key], os.path.relpath(path) if image["path"] else path
+        found.append(known[key])
+    return [pixels for pixels, _ in found], [perceptual for _, perceptual in found], None, None
+
+
+def count_tokens(processor: ProcessorMixin, row: dict) -> int:
+    """
+    Tokens of the longer of the two conversations, as [`encode_conversations`] makes them.
+
+    Raises:
+        ValueError: For text with control tokens, which the collator would refuse, too.
+    """
+    lengths = []
+    for side in ("chosen", "rejected"):
+        text = render(processor, row["source"], as_messages(row["prompt"], row[side]), row["images"])
+        lengths.append(len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]))
+    return max(lengths) - len(row["images"]) + count_visual_tokens(processor, row["source"], row["images"])
+
+
+def inspect_batch(batch: dict[str, list], processor: ProcessorMixin | None) -> dict[str, list]:
+    """A batch in [`PAIR_FEATURES`] to a batch in [`INSPECTION_FEATURES`]."""
+    rows, known = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)], {}
+    inspected = []
+    for row in rows:
+        prompt, chosen, rejected = (text_of(row[key]) for key in ("prompt", "chosen", "rejected"))
+        pixels, perceptual, bad_image, bad_image_path = inspect_images(row["images"], known)
+        n_tokens, bad_text = None, None
+        if processor is not None and bad_image is None:
+            try:
+                n_tokens = count_tokens(processor, row)
+            except ValueError as error:
+                bad_text = str(error)
+        inspected.append(
+            {
+                "id": content_id(row["prompt"], chosen, rejected, pixels),
+                "prompt_key": text_key(prompt),
+                "prompt_words": words_key(prompt),
+                "chosen_key": text_key(chosen),
+                "rejected_key": text_key(rejected),
+                "answer_keys": [text_key(prompt, chosen), text_key(prompt, rejected)],
+                "pixel_hashes": pixels,
+                "perceptual_hashes": perceptual,
+                "signature": signature(chosen, rejected).tobytes(),
+                "n_tokens": n_tokens,
+                "n_characters": [len(chosen), len(rejected)],
+                "bad_image": bad_image,
+                "bad_image_path": bad_image_path,
+                "bad_text": bad_text,
+            }
+        )
+    return {key: [row[key] for row in inspected] for key in INSPECTION_FEATURES}
+
+
+class PairInspection:
+    """
+    Inspects pairs.
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`], *optional*):
+            Counts tokens and knows the control tokens. Without it neither is looked at.
+        num_proc (`int`, *optional*):
+            Processes that decode images and hash texts.
+    """
+
+    def __init__(self, processor: ProcessorMixin | None = None, num_proc: int | None = None):
+        self.processor, self.num_proc = processor, num_proc
+
+    def __call__(self, pairs: Dataset, work_dir: Path) -> Dataset:
+        """One row in [`INSPECTION_FEATURES`] per pair, in the same order. Intermediate files go to `work_dir`."""
+        columns = ["source", "prompt", "images", "chosen", "rejected"]
+        return pairs.select_columns(columns).map(
+            inspect_batch,
+            batched=True,
+            batch_size=100,
+            remove_columns=columns,
+            features=INSPECTION_FEATURES,
+            fn_kwargs={"processor": self.processor},
+            num_proc=self.num_proc if self.num_proc and len(pairs) > 1000 else None,
+            cache_file_name=str(work_dir / "inspected.arrow"),
+            load_from_cache_file=False,
+            desc="Images, texts and lengths",
+        )
+
+
+def signatures(inspected: Dataset) -> np.ndarray:
+    """All signatures as an array of shape `(n, 128)`, `uint32`."""
+    return np.stack([np.frombuffer(value, np.uint32) for value in inspected["signature"]])

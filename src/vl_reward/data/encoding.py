@@ -1,0 +1,175 @@
+"""Conversations with images to model inputs: the one path that training, labelling and evaluation share."""
+
+import torch
+from PIL import Image
+from transformers import BatchFeature, ProcessorMixin
+from trl.data_utils import prepare_multimodal_messages
+
+from .images import image_key, load_image, named_errors, open_image
+from .messages import as_messages, text_of
+
+
+def check_control_tokens(processor: ProcessorMixin, name: str, messages: list[dict]):
+    """
+    Raises:
+        ValueError: If a message's text holds a control token, such as `<|im_end|>` or `<|image_pad|>`.
+    """
+    control_tokens = [token.content for token in processor.tokenizer.added_tokens_decoder.values() if token.special]
+    text = text_of(messages)
+    if found := [token for token in control_tokens if token in text]:
+        raise ValueError(
+            f"{name}: a message holds {found}. The tokenizer would read it as control tokens, so the text could fake "
+            "a turn or an image. Remove it from the text."
+        )
+
+
+def load_images(name: str, images: list | None, loaded: dict | None = None) -> list[Image.Image]:
+    """
+    [`load_image`] for each image of a row, with the row's name in the error. `loaded` holds the images decoded so far,
+    by [`image_key`]: they are not decoded again.
+    """
+    loaded = {} if loaded is None else loaded
+    try:
+        for image in images or []:
+            if image_key(image) not in loaded:
+                loaded[image_key(image)] = load_image(image)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return [loaded[image_key(image)] for image in images or []]
+
+
+def count_visual_tokens(processor: ProcessorMixin, name: str, images: list) -> int:
+    """Visual tokens of a row's images, from their headers."""
+    image_processor, patches = processor.image_processor, 0
+    for image in images:
+        try:
+            with named_errors(image):
+                width, height = open_image(image).size
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        patches += image_processor.get_number_of_image_patches(height, width, {})
+    return patches // image_processor.merge_size**2
+
+
+def render(processor: ProcessorMixin, name: str, messages: list[dict], images: list, **template_kwargs) -> str:
+    """
+    One conversation as text in the chat template.
+
+    Raises:
+        ValueError: For control tokens inside a message, or a number of images that differs from the number of
+            placeholders. `name` stands in the message.
+    """
+    check_control_tokens(processor, name, messages)
+    try:
+        return processor.apply_chat_template(prepare_multimodal_messages(messages, images), **template_kwargs)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def tokenize(
+    processor: ProcessorMixin, texts: list[str], images: list[list[Image.Image]], padding_side: str
+) -> BatchFeature:
+    """What the processor gives for rendered texts and their images, each distinct image turned into patches once."""
+    flat = [image for row_images in images for image in row_images]
+    vision = {}
+    if flat:
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(map(id, flat)))}
+        shown = [numbers[id(image)] for image in flat]
+        distinct = list({id(image): image for image in flat}.values())
+        processed = processor.image_processor(images=distinct, return_tensors="pt")
+        grids = processed["image_grid_thw"]
+        patches = processed["pixel_values"].split(grids.prod(-1).tolist())
+        vision = {"pixel_values": torch.cat([patches[i] for i in shown]), "image_grid_thw": grids[shown]}
+        texts, _ = processor.get_text_with_replacements(
+            list(texts), [processor.replace_image_token(processed, image_idx=i) for i in shown]
+        )
+    batch = processor.tokenizer(
+        texts, padding=True, padding_side=padding_side, return_tensors="pt", add_special_tokens=False
+    )
+    token_types = (batch["input_ids"] == processor.image_token_id).int()
+    return BatchFeature({**batch, "mm_token_type_ids": token_types, **vision})
+
+
+def render_prompts(
+    processor: ProcessorMixin, prompts: list[str | list[dict]], images: list[list], names: list[str]
+) -> tuple[list[str], list[list[Image.Image]]]:
+    """
+    Prompts as text in the chat template, up to where the response begins, and their images, decoded. A prompt that ends
+    in an assistant's message is continued there. Arguments and errors are those of [`encode_conversations`].
+    """
+    texts, loaded = [], {}
+    images = [load_images(name, row_images, loaded) for name, row_images in zip(names, images, strict=True)]
+    for name, prompt, row_images in zip(names, prompts, images, strict=True):
+        messages = as_messages(prompt, [])
+        begun = messages[-1]["role"] == "assistant"
+        ending = {"continue_final_message": True} if begun else {"add_generation_prompt": True}
+        texts.append(render(processor, name, messages, row_images, **ending))
+    return texts, images
+
+
+def encode_prompts(
+    processor: ProcessorMixin, prompts: list[str | list[dict]], images: list[list], names: list[str]
+) -> BatchFeature:
+    """[`render_prompts`], tokenized with their images and padded on the left."""
+    return tokenize(processor, *render_prompts(processor, prompts, images, names), padding_side="left")
+
+
+def encode_conversations(
+    processor: ProcessorMixin,
+    conversations: list[list[dict]],
+    images: list[list],
+    names: list[str],
+    max_length: int | None = None,
+) -> BatchFeature:
+    """
+    Render conversations with the processor's chat template and tokenize them, with their images, padded on the right.
+
+    A batch without any image gets a blank one that no token attends to. Without it the projector would have no
+    gradient on that rank, and under DDP or ZeRO-3 the ranks would wait for each other for ever.
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`]):
+            The model's processor.
+        conversations (`list[list[dict]]`):
+            One list of messages per row, ending in the assistant's answer.
+        images (`list[list]`):
+            The images of each row, in the order of their placeholders; an empty list for a row of text.
+        names (`list[str]`):
+            What to call each row in an error message.
+        max_length (`int`, *optional*):
+            Refuse a row with more tokens than this, image tokens included. Nothing is ever cut: the end of the answer
+            is what is scored.
+
+    Returns:
+        `BatchFeature` with all keys of the processor, `input_ids` of shape `(len(conversations), seq_len)`.
+
+    Raises:
+        ValueError: For an image that cannot be decoded, an empty answer, control tokens inside a message, a number of
+            images that differs from the number of placeholders, or a row over `max_length`. The row is named.
+    """
+    texts, loaded = [], {}
+    images = [load_images(name, row_images, loaded) for name, row_images in zip(names, images, strict=True)]
+    for name, messages, row_images in zip(names, conversations, images, strict=True):
+        if not text_of(messages[-1:]).strip():
+            raise ValueError(f"{name}: the answer is empty, so there is nothing to score. Leave the row out.")
+        texts.append(render(processor, name, messages, row_images))
+
+    blank = not any(images)
+    if blank:
+        size = 2 * processor.image_processor.patch_size * processor.image_processor.merge_size
+        images[0] = [Image.new("RGB", (size, size), "white")]
+        texts[0] += processor.image_token
+    batch = tokenize(processor, texts, images, padding_side="right")
+    if blank:
+        batch["attention_mask"][batch["input_ids"] == processor.image_token_id] = 0
+
+    lengths = batch["attention_mask"].sum(1)
+    for name, length in zip(names, lengths.tolist(), strict=True):
+        if max_length is not None and length > max_length:
+            raise ValueError(
+                f"{name} has {length} tokens, image tokens included, and `max_length` is {max_length}. It is not cut, "
+                "since the end of the answer is what is scored. Raise `max_length`, lower the processor's "
+                "`max_pixels`, or leave the row out."
+            )
+    assert batch["input_ids"][range(len(lengths)), lengths - 1].unique().numel() == 1, "rows end in different tokens"
+    return batch

@@ -1,0 +1,62 @@
+"""Hashes by which work that is written down is found again, and never mistaken for another model's or another row's."""
+
+import contextlib
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import PreTrainedModel, ProcessorMixin
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from ..data.images import image_key
+from ..data.messages import as_messages
+
+
+def settings_fingerprint(processor: ProcessorMixin, **settings) -> str:
+    """A hash of a processor's chat template, tokenizer and image processing, and of settings."""
+    settings = {
+        **settings,
+        "template": processor.chat_template,
+        "tokenizer": processor.tokenizer.get_vocab(),
+        "images": processor.image_processor.to_dict(),
+        "transformers": transformers.__version__,
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def model_fingerprint(model: PreTrainedModel, processor: ProcessorMixin, **settings) -> str:
+    """
+    A hash of all that decides what a model says of a row: weights in their dtype, attention, chat template, tokenizer,
+    image processing, the version of transformers, between which results are not comparable, and `settings`. Under
+    ZeRO-3 every process has to call it: a parameter is gathered to be read.
+    """
+    settings |= {"attention": model.config._attn_implementation}
+    digest = hashlib.sha256(settings_fingerprint(processor, **settings).encode())
+    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
+        with gathered(tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(values.numpy().data)
+    return digest.hexdigest()
+
+
+def gathered(tensor: torch.Tensor):
+    """A context in which a parameter is whole, of which a process holds a part under ZeRO-3."""
+    if not is_deepspeed_zero3_enabled():
+        return contextlib.nullcontext()
+    import deepspeed  # starts compilers and looks for devices: only where it is in use
+
+    return deepspeed.zero.GatheredParameters([tensor])
+
+
+def row_key(fingerprint: str, prompt: str | list[dict], responses: list[str], images: list) -> str:
+    """A hash of a model and of a row that it is asked about: prompt, responses, image bytes."""
+    digest = hashlib.sha256(json.dumps([fingerprint, as_messages(prompt, []), responses], sort_keys=True).encode())
+    for image in images:
+        key = image_key(image)
+        if isinstance(key, int):  # a decoded image
+            key = repr((image.mode, image.size)).encode() + image.tobytes()
+        digest.update(hashlib.sha256(key if isinstance(key, bytes) else Path(key).read_bytes()).digest())
+    return digest.hexdigest()

@@ -1,0 +1,135 @@
+"""Responses of a policy that a vLLM server runs, on as many GPUs and machines as it has."""
+
+import base64
+import io
+import json
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from tqdm import tqdm
+from transformers import ProcessorMixin
+from trl.data_utils import prepare_multimodal_messages
+
+from ..data.encoding import check_control_tokens, encode_prompts, load_images
+from ..data.messages import as_messages
+from .fingerprints import settings_fingerprint
+
+
+class ServerSampler:
+    """
+    Samples responses from a server with OpenAI's chat completions and vLLM's additions to them, such as
+
+    ```bash
+    vllm serve Qwen/Qwen2.5-VL-7B-Instruct --data-parallel-size 8 --limit-mm-per-prompt '{"image": 8}'
+    ```
+
+    The call, and what it returns, are those of [`ResponseSampler`]. The server renders its own chat template and sizes
+    the images, so the length of the first prompt of each call is compared with the one that training and scoring see.
+    Every sampling parameter is sent, so the checkpoint's `generation_config` does not matter; the seeds of the requests
+    are drawn from torch's, so `set_seed` decides the samples as far as the server is deterministic.
+
+    Args:
+        url (`str`):
+            The server's address, such as `http://localhost:8000/v1`.
+        model (`str`):
+            The name that it serves the policy under.
+        processor ([`~transformers.ProcessorMixin`]):
+            The policy's processor, whose control tokens are refused in texts and whose pixel budget is sent.
+        max_new_tokens (`int`), temperature (`float`), top_p (`float`), top_k (`int`), repetition_penalty (`float`):
+            As [`ResponseSampler`] takes them.
+        batch_size (`int`, *optional*, defaults to `64`):
+            Requests in flight.
+        timeout (`float`, *optional*, defaults to `3600`):
+            Seconds that a request may take.
+
+    Raises:
+        ConnectionError: If the server does not answer, or answers with an error; its words are in the message.
+        ValueError: If a prompt has another number of tokens there than here.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        processor: ProcessorMixin,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        repetition_penalty: float = 1.0,
+        batch_size: int = 64,
+        timeout: float = 3600,
+    ):
+        self.url, self.processor, self.batch_size, self.timeout = url.rstrip("/"), processor, batch_size, timeout
+        self.parameters = {
+            "model": model,
+            "max_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "repetition_penalty": repetition_penalty,
+            "mm_processor_kwargs": {"size": dict(processor.image_processor.size)},
+        }
+
+    def fingerprint(self, **settings) -> str:
+        """
+        A hash of all that is asked for, and of `settings`. The weights are the server's: two policies that it serves
+        under one name are not told apart.
+        """
+        return settings_fingerprint(self.processor, url=self.url, sampling=self.parameters, **settings)
+
+    def __call__(self, prompts: list, images: list[list], num_generations: int = 1) -> tuple[list, list]:
+        """Arguments and result are those of [`ResponseSampler`]."""
+        seeds = torch.randint(2**31, (len(prompts),)).tolist()
+        rows = list(zip(range(len(prompts)), prompts, images, seeds, strict=True))
+        with ThreadPoolExecutor(self.batch_size) as pool:
+            answers = list(
+                tqdm(pool.map(lambda row: self._ask(*row, num_generations), rows), total=len(rows), desc="Sampling")
+            )
+        there = answers[0]["usage"]["prompt_tokens"]
+        here = encode_prompts(self.processor, prompts[:1], images[:1], ["prompt 0"])["input_ids"].shape[1]
+        if there != here:
+            raise ValueError(
+                f"prompt 0 has {there} tokens at {self.url} and {here} in training and scoring, so the policy was "
+                "asked something else than what is scored. Serve the checkpoint that `model_name_or_path` names, with "
+                "its own chat template and the same `max_pixels`."
+            )
+        choices = [answer["choices"] for answer in answers]
+        responses = [[choice["message"]["content"] or "" for choice in row] for row in choices]
+        return responses, [[choice["finish_reason"] for choice in row] for row in choices]
+
+    def _ask(self, number: int, prompt: str | list[dict], images: list, seed: int, n: int) -> dict:
+        messages = as_messages(prompt, [])
+        check_control_tokens(self.processor, f"prompt {number}", messages)
+        filled = prepare_multimodal_messages(messages, load_images(f"prompt {number}", images))
+        content = [{**message, "content": [as_part(part) for part in message["content"]]} for message in filled]
+        body = {**self.parameters, "messages": content, "n": n, "seed": seed}
+        if messages[-1]["role"] == "assistant":
+            body |= {"add_generation_prompt": False, "continue_final_message": True}
+        request = urllib.request.Request(
+            f"{self.url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+                found = json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise ConnectionError(
+                f"prompt {number}: {self.url} answered {error.code}: {error.read().decode(errors='replace')[:500]}"
+            ) from error
+        except OSError as error:
+            raise ConnectionError(f"{self.url} does not answer ({error}). Is `vllm serve` running there?") from error
+        if (given := len(found["choices"])) != n:
+            raise ConnectionError(f"prompt {number}: {self.url} gave {given} responses, and {n} were asked for.")
+        return found
+
+
+def as_part(part: dict) -> dict:
+    """A part of a message in OpenAI's form, images as data in the URL."""
+    if part["type"] != "image":
+        return part
+    buffer = io.BytesIO()
+    part["image"].save(buffer, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}

@@ -1,0 +1,1 @@
+"""Scored samples to preference pairs."""

@@ -1,0 +1,1 @@
+"""One prompt, many responses, computed once."""

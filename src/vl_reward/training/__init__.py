@@ -1,0 +1,1 @@
+"""Both trainers, and what they need."""
