@@ -124,8 +124,8 @@ class PeakMemory(threading.Thread):
                     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
                 except OSError:  # it has ended since
                     continue
-                found = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-                sums = {key: value + found[key] for key, value in sums.items()}
+                sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+                sums = {key: value + sizes[key] for key, value in sums.items()}
             self.allocated = max(self.allocated, (sums["Pss_Anon"] + sums["Pss_Shmem"]) / 2**20)
             self.mapped = max(self.mapped, sums["Pss"] / 2**20)
 
@@ -188,10 +188,10 @@ def main():
         command = [sys.executable, __file__, "--single", str(size), "--num_proc", str(args.num_proc)]
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         results.append(json.loads(output.splitlines()[-1]))
-        found = results[-1]
-        per_thousand = 1000 * found["total_seconds"] / size
-        steps = ", ".join(f"{name} {value}" for name, value in found["seconds"].items())
-        total, peaks = found["total_seconds"], f"{found['peak_gb']:8.2f} {found['peak_gb_with_files']:11.2f}"
+        result = results[-1]
+        per_thousand = 1000 * result["total_seconds"] / size
+        steps = ", ".join(f"{name} {value}" for name, value in result["seconds"].items())
+        total, peaks = result["total_seconds"], f"{result['peak_gb']:8.2f} {result['peak_gb_with_files']:11.2f}"
         print(f"{size:9,} {total:9.1f} {per_thousand:10.2f} {peaks}  {steps}", flush=True)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     report = {"num_proc": args.num_proc, "cores": os.cpu_count(), "sizes": results}

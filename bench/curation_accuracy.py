@@ -126,8 +126,8 @@ def texts(i: int) -> tuple[str, str, str]:
 
 
 def paraphrase(question: str, chosen: str, rejected: str) -> tuple[str, str, str]:
-    found = [text.split("there is ")[1].split(", which")[0] for text in (chosen, rejected)]
-    answers = [f"I see {detail}. It stands out well, so I have no doubt about that." for detail in found]
+    details = [text.split("there is ")[1].split(", which")[0] for text in (chosen, rejected)]
+    answers = [f"I see {detail}. It stands out well, so I have no doubt about that." for detail in details]
     return question, answers[0], answers[1]
 
 
@@ -172,14 +172,14 @@ def curation_of(pairs: Dataset, inspected: Dataset) -> PairCuration:
     return PairCuration(pairs, inspected, audit)
 
 
-def table(planted: dict[int, tuple[str, str, bool]], found: set[int]) -> dict:
+def table(planted: dict[int, tuple[str, str, bool]], dropped: set[int]) -> dict:
     """Share found by change and kind of image; precision and recall over all."""
     shares = defaultdict(list)
     for i, (change, kind, _) in planted.items():
-        shares[change, kind].append(i in found)
-    right = sum(planted[i][2] for i in found if i in planted)
+        shares[change, kind].append(i in dropped)
+    right = sum(planted[i][2] for i in dropped if i in planted)
     return {
-        "precision": round(right / len(found), 4) if found else None,
+        "precision": round(right / len(dropped), 4) if dropped else None,
         "recall": round(right / sum(wanted for _, _, wanted in planted.values()), 4),
         "found": {f"{change}, {kind}": round(sum(hits) / len(hits), 3) for (change, kind), hits in shares.items()},
     }
@@ -214,8 +214,8 @@ def near_duplicates(folder: Path, images: list[tuple]) -> dict:
         curation = curation_of(dataset, inspected)
         curation.drop_near_duplicates(similarity, bits)
         # The original of a pair that is there the other way round goes, too, and rightly.
-        found = {row["index"] for row in curation.dropped if row["source"] == "b"}
-        results[f"max_image_bits {bits}, min_text_similarity {similarity}"] = table(planted, found)
+        dropped = {row["index"] for row in curation.dropped if row["source"] == "b"}
+        results[f"max_hamming_distance {bits}, min_text_similarity {similarity}"] = table(planted, dropped)
     return results
 
 
@@ -249,7 +249,7 @@ def contamination(folder: Path, images: list[tuple]) -> dict:
     for bits in BITS:
         curation = curation_of(dataset, inspected)
         curation.drop_contaminated(benchmark, [PreferenceSource("a", "trl_format", "none/none")], bits)
-        results[f"max_image_bits {bits}"] = table(planted, {row["index"] for row in curation.dropped})
+        results[f"max_hamming_distance {bits}"] = table(planted, {row["index"] for row in curation.dropped})
     return results
 
 
@@ -262,10 +262,10 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             results[name] = task(Path(folder), images)
         print(f"\n{name:50} precision  recall")
-        for settings, found in results[name].items():
-            precision = "-" if found["precision"] is None else f"{found['precision']:.3f}"
-            print(f"{settings:50} {precision:>9} {found['recall']:7.3f}")
-        settings = next(key for key in results[name] if f"max_image_bits {BIT_DEFAULT}" in key)
+        for settings, figures in results[name].items():
+            precision = "-" if figures["precision"] is None else f"{figures['precision']:.3f}"
+            print(f"{settings:50} {precision:>9} {figures['recall']:7.3f}")
+        settings = next(key for key in results[name] if f"max_hamming_distance {BIT_DEFAULT}" in key)
         print(f"\nfound, {settings}:")
         for change, share in results[name][settings]["found"].items():
             print(f"  {change:60} {share:.3f}")

@@ -7,7 +7,7 @@ python bench/labelling_scale.py --output_dir docs/on_policy
 ```
 
 The simulation is arithmetic on the numbers below, each of which can be set. The run scores 100,000 candidates by their
-length through [`ResumableScorer`], reads them from disk as the recipe does, and measures time, files and memory.
+length into a [`ResumableStore`], reads them from disk as the recipe does, and measures time, files and memory.
 """
 
 import argparse
@@ -16,14 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
 from datasets import Dataset, Features, Image, List, Value, load_from_disk
-from transformers import Qwen2_5_VLConfig
 
-from vl_reward.inference.score_log import ResumableScorer
+from vl_reward.inference.resumable_store import ResumableStore
 from vl_reward.tiny.digits import compose
 from vl_reward.tiny.preferences import as_png
-from vl_reward.tiny.processor import build_processor
 
 
 GIB = 2**30
@@ -34,42 +31,27 @@ def simulate(
 ) -> dict:
     """Storage, shards and memory, of sampling and labelling, in GiB and counts."""
     characters = 4 * tokens  # of English text
-    row_of_log = 64 + 2 + 5 + 20 + samples * 20  # a key, its position, and 20 digits a score
+    row_of_scores = 14 + samples * 20  # 20 digits a score
     return {
         "responses": prompts * samples,
         "storage_gib": {
             "prompts_with_images": prompts * image_bytes / GIB,
             "samples": prompts * samples * characters / GIB,
             "candidates": prompts * (image_bytes + samples * characters) / GIB,
-            "score_log": prompts * row_of_log / GIB,
+            "scores": prompts * row_of_scores / GIB,
         },
         "shards_of_samples": -(-prompts // shard_size),
         "lost_by_a_kill": {"prompts_sampled_per_gpu": shard_size, "prompts_scored_per_gpu": 16},
         "held_in_memory_gib_per_process": {
-            "scores_by_key": prompts * (120 + 64 + 56 + samples * 32) / GIB,
             "pairs_without_their_texts": prompts * pairs_per_prompt * 160 / GIB,  # a name, a rule, a number each
         },
         "streamed": [
             "prompts, images and responses, mapped from disk",
-            "samples, shard by shard",
+            "samples and scores, shard by shard",
             "pairs, line by line",
         ],
         "prompts_per_gpu": prompts // gpus,
     }
-
-
-class LengthScorer:
-    """Scores by length: labelling without the model's forward pass."""
-
-    max_batch_tokens, bias = 16384, 0.0
-
-    def __init__(self):
-        self.processor = build_processor()
-        self.model = torch.nn.Linear(1, 1)
-        self.model.config = Qwen2_5_VLConfig()
-
-    def __call__(self, prompts, completions, images):
-        return [float(len(text)) for text in completions]
 
 
 def write_candidates(folder: Path, n_prompts: int, samples: int) -> None:
@@ -102,19 +84,19 @@ def measure(n_candidates: int, samples: int) -> dict:
         folder = Path(name)
         write_candidates(folder, n_candidates // samples, samples)
         candidates = load_from_disk(folder / "candidates").cast_column("images", List(Image(decode=False)))
-        resumable = ResumableScorer(LengthScorer(), folder / "score_log")
+        asked = candidates.select_columns(["prompt", "images", "responses"])
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak (Linux)
         before, held, began = memory_mib("VmRSS"), memory_mib("RssAnon"), time.monotonic()
-        columns = candidates["prompt"], candidates["responses"], candidates["images"]
-        resumable(*columns)
-        scores = resumable.merge(*columns)
-        assert len(scores) == len(candidates) and all(len(row) == samples for row in scores)
+        store = ResumableStore(folder / "scores", "by length", asked)
+        for number, rows in store.pending():
+            store.write(number, scores=[[float(len(text)) for text in row["responses"]] for row in rows])
+        assert sum(len(row["scores"]) == samples for row in store.read()) == len(candidates)
         return {
             "candidates": n_candidates,
             "seconds": round(time.monotonic() - began, 1),
             "peak_mib_above_start": memory_mib("VmHWM") - before,  # with the file's pages, which can be given back
             "held_mib_above_start": memory_mib("RssAnon") - held,
-            "score_log_mib": sum(path.stat().st_size for path in (folder / "score_log").iterdir()) / 2**20,
+            "scores_mib": sum(path.stat().st_size for path in (folder / "scores").rglob("*.jsonl")) / 2**20,
             "candidates_mib": sum(path.stat().st_size for path in (folder / "candidates").iterdir()) / 2**20,
         }
 

@@ -7,7 +7,7 @@ python bench/study.py --demo_dir outputs/tiny --seed 0
 ```
 
 Starts from what the demo left. Each step is a recipe run as a user would; a step that is done is not run again. Writes
-`study.json`. `python bench/study_report.py` makes tables and plots of one file per seed.
+`study.json`. `python bench/study_report.py` makes one table and plots of several seeds.
 """
 
 import argparse
@@ -20,8 +20,9 @@ from pathlib import Path
 
 from datasets import load_from_disk
 
+from study_report import table
+from vl_reward.labelling.verifiers import exact
 from vl_reward.tiny.demo import run_steps
-from vl_reward.tiny.digits import extract_answer
 
 
 # The loss's name, its terms, and their weights.
@@ -32,7 +33,7 @@ LOSSES = {
     "bco_sft": (["bco_pair", "sft"], [1.0, 1.0]),
     "mpo_without_shift": (["sigmoid", "bco_pair", "sft"], [0.8, 0.2, 1.0]),
 }
-PAIRS = {"random": "random_pairs", "verifier": "right_against_wrong"}
+PAIRS = {"random": "random_pairs", "verifier": "correct_vs_incorrect"}
 ROUNDS = (2, 3, 4)  # a fifth is refused for one seed: the policy gives the same response eight times over
 EPOCHS, CHECKPOINTS = 4, 8  # of the long run that shows reward against accuracy
 N = 32
@@ -92,36 +93,38 @@ def steps(demo: Path, out: Path, seed: int) -> dict[str, list[str]]:
     return commands
 
 
-def greedy_rights(evaluation: Path, answers: dict[str, str]) -> list[bool]:
-    """Whether each greedy response is right."""
+def greedy_correct(evaluation: Path, answers: dict[str, str]) -> list[bool]:
+    """Whether each greedy response is correct."""
     lines = [json.loads(line) for line in open(evaluation / "responses.jsonl")]
     assert [line["id"] for line in lines] == list(answers), "policies are compared prompt by prompt"
-    return [extract_answer(line["greedy"]) == answers[line["id"]] for line in lines]
+    return [exact(line["greedy"], answers[line["id"]]) for line in lines]
 
 
 def collect(demo: Path, out: Path, seed: int) -> dict:
     """
     Accuracy, its standard error, length, reward, and gain over the base on the same prompts of each policy, the base's
-    best of N for every N, and the share of prompts to which each round's samples are all equal.
+    best of N for every N, and the fraction of prompts to which each round's samples are all equal.
     """
     prompts = load_from_disk(demo / "prompts")["test"]
     answers = dict(zip(prompts["id"], prompts["answer"], strict=True))
-    base = greedy_rights(out / "evaluate_base", answers)
+    base = greedy_correct(out / "evaluate_base", answers)
     results = {}
     for path in sorted(out.glob("evaluate_*/results.json")):
-        found = json.loads(path.read_text())
+        measures = json.loads(path.read_text())
         keys = ("greedy_accuracy", "greedy_standard_error", "greedy_characters", "greedy_reward")
-        gains = [int(new) - int(old) for new, old in zip(greedy_rights(path.parent, answers), base, strict=True)]
+        gains = [int(new) - int(old) for new, old in zip(greedy_correct(path.parent, answers), base, strict=True)]
         results[path.parent.name.removeprefix("evaluate_")] = {
-            **{key: found[key] for key in keys},
+            **{key: measures[key] for key in keys},
             "gain": statistics.mean(gains),
             "gain_standard_error": statistics.pstdev(gains) / math.sqrt(len(gains)),
         }
     lines = [json.loads(line) for line in open(out / "evaluate_base/responses.jsonl")]
+    # An empty response has no score, and is the worst there is.
+    ranked = [[-math.inf if score is None else score for score in line["scores"]] for line in lines]
     curve = []
     for n in range(1, N + 1):
-        best = [line["right"][:n][line["scores"][:n].index(max(line["scores"][:n]))] for line in lines]
-        passed = [any(line["right"][:n]) for line in lines]
+        best = [line["is_correct"][ranks.index(max(ranks[:n]))] for line, ranks in zip(lines, ranked, strict=True)]
+        passed = [any(line["is_correct"][:n]) for line in lines]
         curve.append({"n": n, "best_of_n": sum(best) / len(lines), "pass_at_n": sum(passed) / len(lines)})
     reports = {"mpo": demo / "label_preferences"} | {f"mpo_{name}_pairs": out / f"label_{name}" for name in PAIRS}
     pairs = {name: json.loads((path / "labels.json").read_text())["pairs"] for name, path in reports.items()}
@@ -135,8 +138,8 @@ def collect(demo: Path, out: Path, seed: int) -> dict:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--demo_dir", type=Path, default=Path("outputs/tiny"), help="What `make demo` wrote.")
-    parser.add_argument("--seed", type=int, default=0, help="Of the sampling and the training.")
+    parser.add_argument("--demo_dir", type=Path, default=Path("outputs/tiny"), help="`make demo` wrote this folder.")
+    parser.add_argument("--seed", type=int, default=0, help="It seeds sampling and training.")
     args = parser.parse_args()
 
     out = args.demo_dir / "study"
@@ -145,12 +148,11 @@ def main():
     if done["seed"] != args.seed:
         sys.exit(f"{out} holds a study with seed {done['seed']}. Remove it, or give that seed.")
     for name in PAIRS:  # the same responses by the same model: their scores are there
-        shutil.copytree(
-            args.demo_dir / "label_preferences/score_log", out / f"label_{name}/score_log", dirs_exist_ok=True
-        )
+        shutil.copytree(args.demo_dir / "label_preferences/scores", out / f"label_{name}/scores", dirs_exist_ok=True)
     run_steps(steps(args.demo_dir, out, args.seed), record, done)
-    (out / "study.json").write_text(json.dumps(collect(args.demo_dir, out, args.seed), indent=1) + "\n")
-    print(f"Written to {out / 'study.json'}")
+    study = collect(args.demo_dir, out, args.seed)
+    (out / "study.json").write_text(json.dumps(study, indent=1) + "\n")
+    print(f"{table([study])}\nWritten to {out / 'study.json'}")
 
 
 if __name__ == "__main__":

@@ -40,11 +40,11 @@ def table(studies: list[dict]) -> str:
     seeds = " | ".join(f"seed {study['seed']}" for study in studies)
     lines = [f"| | {seeds} | over base | characters | reward, over base |", "|---|" + "---|" * (len(studies) + 3)]
     for key, name in ROWS.items():
-        found = [study["policies"][key] for study in studies]
-        cells = [f"{one['greedy_accuracy']:.3f} ± {1.96 * one['greedy_standard_error']:.3f}" for one in found]
-        gain, characters = (statistics.mean(one[measure] for one in found) for measure in ("gain", "greedy_characters"))
+        runs = [study["policies"][key] for study in studies]
+        cells = [f"{one['greedy_accuracy']:.3f} ± {1.96 * one['greedy_standard_error']:.3f}" for one in runs]
+        gain, characters = (statistics.mean(one[measure] for one in runs) for measure in ("gain", "greedy_characters"))
         reward = statistics.mean(measures(study, key)[1] - measures(study, "base")[1] for study in studies)
-        error = math.sqrt(sum(one["gain_standard_error"] ** 2 for one in found)) / len(found)
+        error = math.sqrt(sum(one["gain_standard_error"] ** 2 for one in runs)) / len(runs)
         over_base = [f"{gain:+.3f} ± {1.96 * error:.3f}", f"{characters:.1f}", f"{reward:+.2f}"]
         cells += over_base if key != "base" else ["", over_base[1], ""]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -101,8 +101,10 @@ def plot(studies: list[dict], folder: Path) -> None:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="+", type=Path, help="study.json files, in the order of their seeds.")
-    parser.add_argument("--output_dir", type=Path, default=Path("docs/on_policy"))
+    parser.add_argument("studies", nargs="+", type=Path, help="The study.json files, in the order of their seeds.")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("docs/on_policy"), help="The table and the plots are written here."
+    )
     args = parser.parse_args()
     studies = [json.loads(path.read_text()) for path in args.studies]
     args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -17,9 +17,9 @@ ROWS = {
     "... preferring the shorter response": ("reward", "shorter_is_better_accuracy"),
     "Policy: greedy accuracy": ("policy", "base_accuracy"),
     "... images blanked": ("policy", "blind_accuracy"),
-    "... random of 8": ("policy", "random_of_n_accuracy"),
+    "... mean at 8": ("policy", "random_of_n_accuracy"),
     "... best of 8 by the reward model": ("policy", "best_of_n_accuracy"),
-    "... any of 8 right": ("policy", "pass_at_n"),
+    "... pass at 8": ("policy", "pass_at_n"),
     "Policy after MPO: greedy accuracy": ("policy", "mpo_accuracy"),
 }
 
@@ -36,5 +36,5 @@ def table(runs: list[dict]) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="+", type=Path, help="results.json files, in the order of their seeds.")
+    parser.add_argument("results", nargs="+", type=Path, help="The results.json files, in the order of their seeds.")
     print(table([json.loads(path.read_text()) for path in parser.parse_args().results]))

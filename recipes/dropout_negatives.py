@@ -27,8 +27,8 @@ from datasets import Image, List, load_from_disk
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
 from trl import ScriptArguments
 
-from vl_reward import RecipeParser, ResponseSampler, VisionModelConfig
-from vl_reward.inference.sample_shards import SampleShards
+from vl_reward import RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
+from vl_reward.inference.resumable_store import ResumableStore
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
@@ -36,19 +36,20 @@ INPUTS = ("model_name_or_path", "dataset_name")
 
 @dataclass
 class DropoutArguments(ScriptArguments):
-    output_dir: str = field(default="outputs/dropout_negatives", metadata={"help": "Where to write the pairs."})
-    kept_share: float = field(default=0.5, metadata={"help": "Of a response's words. MPO: 0.25, 0.75 are worse."})
-    max_new_tokens: int = field(default=1024, metadata={"help": "Longest continuation."})
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
-    batch_size: int = field(default=64, metadata={"help": "Responses generated at a time, per process."})
-    shard_size: int = field(default=256, metadata={"help": "Prompts sampled, and lost by a stop, at a time."})
-    seed: int = field(default=0, metadata={"help": "Seed; each shard adds its number."})
+    output_dir: str = field(
+        default="outputs/dropout_negatives", metadata={"help": "The folder that the pairs are written to."}
+    )
+    kept_fraction: float = field(
+        default=0.5, metadata={"help": "This fraction of a response's words is kept. MPO: 0.25, 0.75 are worse."}
+    )
+    shard_size: int = field(default=256, metadata={"help": "A stop loses the work on this many prompts at most."})
+    seed: int = field(default=0, metadata={"help": "The seed of the first shard; each shard adds its number."})
 
 
-def beginning(response, share):
+def beginning(response, fraction):
     """The first words of a response, without the blanks after them."""
     words = re.findall(r"\S+\s*", response)
-    return "".join(words[: int(len(words) * share)]).rstrip()
+    return "".join(words[: int(len(words) * fraction)]).rstrip()
 
 
 def without_images(prompt):
@@ -61,7 +62,7 @@ def without_images(prompt):
     ]
 
 
-def main(script_args, model_args):
+def main(script_args, sampling, model_args):
     state = PartialState(cpu=not torch.cuda.is_available())
 
     ####################
@@ -76,36 +77,33 @@ def main(script_args, model_args):
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
     )
-    sampler = ResponseSampler(
-        model, processor, script_args.max_new_tokens, script_args.temperature, batch_size=script_args.batch_size
-    )
+    sampler = ResponseSampler(model, processor, sampling)
 
     ####################
     # Dataset
     ####################
     candidates = load_from_disk(script_args.dataset_name).cast_column("images", List(Image(decode=False)))
-    share, chosen = script_args.kept_share, []
+    fraction, chosen = script_args.kept_fraction, []
     for texts, reasons in zip(candidates["responses"], candidates["finish_reasons"], strict=True):
         # Edit here: which response is the chosen one.
         finished = [text for text, reason in zip(texts, reasons, strict=True) if reason == "stop"]
-        chosen.append(next((text for text in finished if beginning(text, share)), None))
+        chosen.append(next((text for text in finished if beginning(text, fraction)), None))
     usable = [i for i, images in enumerate(candidates["images"]) if images and chosen[i] is not None]
-    begun = [beginning(chosen[i], share) for i in usable]
+    begun = [beginning(chosen[i], fraction) for i in usable]
     prompts = [
-        without_images(candidates[i]["prompt"]) + [{"role": "assistant", "content": text}]
+        {"prompt": [*without_images(candidates[i]["prompt"]), {"role": "assistant", "content": text}], "images": []}
         for i, text in zip(usable, begun, strict=True)
     ]
 
     ####################
     # Sampling
     ####################
-    output_dir, no_images = Path(script_args.output_dir), [[] for _ in prompts]
-    fingerprint = sampler.fingerprint(seed=script_args.seed)
-    shards = SampleShards(output_dir / "samples", fingerprint, prompts, no_images, script_args.shard_size)
-    for number, *shard in shards.pending(state.process_index, state.num_processes):
+    output_dir, fingerprint = Path(script_args.output_dir), sampler.fingerprint(seed=script_args.seed)
+    store = ResumableStore(output_dir / "samples", fingerprint, prompts, script_args.shard_size)
+    for number, rows in store.pending():
         set_seed(script_args.seed + number)
-        shards.write(number, *sampler(*shard))
-    state.wait_for_everyone()
+        responses, finish_reasons = sampler([row["prompt"] for row in rows], [row["images"] for row in rows])
+        store.write(number, responses=responses, finish_reasons=finish_reasons)
     if not state.is_main_process:
         return
 
@@ -114,7 +112,7 @@ def main(script_args, model_args):
     ####################
     counts = Counter({"no image, or no finished response": len(candidates) - len(usable)})
     rows, columns = [], {"chosen": [], "rejected": []}
-    for i, text, sample in zip(usable, begun, shards.read(), strict=True):
+    for i, text, sample in zip(usable, begun, store.read(), strict=True):
         rejected = text + sample["responses"][0]
         if sample["finish_reasons"][0] != "stop" or rejected == chosen[i]:
             counts["the continuation is cut off" if rejected != chosen[i] else "the same without the image"] += 1
@@ -123,7 +121,8 @@ def main(script_args, model_args):
         rows.append(i)
         for side, response in (("chosen", chosen[i]), ("rejected", rejected)):
             columns[side].append([{"role": "assistant", "content": response}])
-    report = {"prompts": len(candidates), **counts, "policy": model_args.model_name_or_path, **asdict(script_args)}
+    report = {"prompts": len(candidates), **counts, "policy": model_args.model_name_or_path}
+    report |= asdict(script_args) | asdict(sampling)
     (output_dir / "negatives.json").write_text(json.dumps(report, indent=2))
     print(json.dumps(report, indent=2))
     if not rows:
@@ -135,5 +134,5 @@ def main(script_args, model_args):
 
 
 if __name__ == "__main__":
-    parser = RecipeParser((DropoutArguments, VisionModelConfig), __file__, INPUTS)
+    parser = RecipeParser((DropoutArguments, SamplingParameters, VisionModelConfig), __file__, INPUTS)
     main(*parser.parse_args_and_config())

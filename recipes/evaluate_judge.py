@@ -11,12 +11,13 @@ Qwen2.5-VL-7B on VL-RewardBench, on 8 GPUs:
 accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/evaluate_judge.py \
     --config recipes/configs/qwen2_5_vl_7b/evaluate_judge.yaml
 
-Writes `votes.jsonl` (every judgement), `results.json` and, for a benchmark, `table.md`.
+Writes `judgements` (shards, as they are made: a stopped run goes on), `votes.jsonl` (every judgement), `results.json`
+and, for a benchmark, `table.md`.
 """
 
 import json
 import random
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -26,12 +27,12 @@ from datasets import load_from_disk
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
 from trl import ScriptArguments
 
-from vl_reward import RecipeParser, ResponseSampler, VisionModelConfig
+from vl_reward import RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
 from vl_reward.benchmarks import multimodal_rewardbench, preferences, rewardbench, vl_rewardbench
 from vl_reward.benchmarks.benchmark_images import BenchmarkImages
-from vl_reward.benchmarks.benchmark_report import BenchmarkReport
 from vl_reward.benchmarks.judge_verdict import LetterVerdict, NumberedVerdict
-from vl_reward.benchmarks.published_table import PublishedTable
+from vl_reward.benchmarks.report import BenchmarkReport, PublishedTable
+from vl_reward.inference.resumable_store import ResumableStore
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
@@ -44,22 +45,20 @@ BENCHMARKS = {
 
 @dataclass
 class JudgeArguments(ScriptArguments):
-    output_dir: str = field(default="outputs/evaluate_judge", metadata={"help": "Where to write the results."})
-    benchmark: str | None = field(default=None, metadata={"help": "A benchmark.", "choices": [None, *BENCHMARKS]})
-    data_files: str | None = field(default=None, metadata={"help": "The benchmark's file; by default its hub id."})
-    image_folder: str | None = field(default=None, metadata={"help": "Of the file's images; by default its folder."})
-    max_rows: int | None = field(default=None, metadata={"help": "Judge only the first rows."})
-    votes_per_order: int = field(default=1, metadata={"help": "Judgements of a pair in each of its two orders."})
-    max_new_tokens: int = field(default=1024, metadata={"help": "Longest judgement."})
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
-    top_p: float = field(default=1.0, metadata={"help": "Nucleus; 1 keeps all tokens."})
-    batch_size: int = field(default=64, metadata={"help": "Judgements generated at a time, per process."})
-    seed: int = field(default=0, metadata={"help": "Seed; each process adds its rank."})
+    output_dir: str = field(default="outputs/evaluate_judge", metadata={"help": "Results are written here."})
+    benchmark: str | None = field(
+        default=None, metadata={"help": "This benchmark is judged.", "choices": [None, *BENCHMARKS]}
+    )
+    data_files: str | None = field(default=None, metadata={"help": "The benchmark's file; without it, its hub id."})
+    image_folder: str | None = field(default=None, metadata={"help": "Image paths begin here, not beside the file."})
+    max_rows: int | None = field(default=None, metadata={"help": "Only this many rows, the first, are judged."})
+    votes_per_order: int = field(default=1, metadata={"help": "A pair is judged this often in each of its orders."})
+    shard_size: int = field(default=64, metadata={"help": "A stop loses the work on this many rows at most."})
+    seed: int = field(default=0, metadata={"help": "The seed of the first shard; each shard adds its number."})
 
 
-def main(script_args, model_args):
+def main(script_args, sampling, model_args):
     state, output_dir = PartialState(cpu=not torch.cuda.is_available()), Path(script_args.output_dir)
-    set_seed(script_args.seed + state.process_index)
     benchmark = {None: preferences, **BENCHMARKS}[script_args.benchmark]
     form = NumberedVerdict() if script_args.benchmark == "vl_rewardbench" else LetterVerdict()
 
@@ -75,8 +74,7 @@ def main(script_args, model_args):
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
     )
-    sampling = {key: getattr(script_args, key) for key in ("max_new_tokens", "temperature", "top_p", "batch_size")}
-    sampler = ResponseSampler(model, processor, **sampling)
+    sampler = ResponseSampler(model, processor, sampling)
 
     ####################
     # Dataset
@@ -93,29 +91,30 @@ def main(script_args, model_args):
     ####################
     # Judging
     ####################
-    shard = list(range(state.process_index, len(rows), state.num_processes))
-    images = BenchmarkImages(folder).of([rows[i] for i in shard])
     questions = [row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"] for row in rows]
-    asked = [form.prompt(questions[i], *rows[i]["responses"][::order]) for order in (1, -1) for i in shard]
-    judgements, _ = sampler(asked, images * 2, script_args.votes_per_order)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with open(output_dir / f"votes_{state.process_index}.jsonl", "w") as file:
-        for k, i in enumerate(shard):
-            straight, turned = judgements[k], judgements[k + len(shard)]
-            turn = {0: 1, 1: 0, None: None}
-            votes = [form.parse(text) for text in straight] + [turn[form.parse(text)] for text in turned]
-            line = {"row": i, "id": rows[i]["id"], "subset": rows[i]["subset"], "votes": votes}
-            file.write(json.dumps(line | {"judgements": straight + turned}) + "\n")
-    state.wait_for_everyone()
+    asked = [
+        {"prompt": question, "responses": row["responses"], "images": images}
+        for question, row, images in zip(questions, rows, BenchmarkImages(folder).of(rows), strict=True)
+    ]
+    settings = {"votes_per_order": script_args.votes_per_order, "seed": script_args.seed, "form": type(form).__name__}
+    store = ResumableStore(output_dir / "judgements", sampler.fingerprint(**settings), asked, script_args.shard_size)
+    for number, shard in store.pending():
+        set_seed(script_args.seed + number)
+        prompts = [form.prompt(row["prompt"], *row["responses"][::order]) for order in (1, -1) for row in shard]
+        texts, _ = sampler(prompts, [row["images"] for row in shard] * 2, script_args.votes_per_order)
+        store.write(number, straight=texts[: len(shard)], turned=texts[len(shard) :])
     if not state.is_main_process:
         return
 
     ####################
     # Evaluation
     ####################
-    shards = [output_dir / f"votes_{rank}.jsonl" for rank in range(state.num_processes)]
-    lines = sorted((json.loads(line) for path in shards for line in open(path)), key=lambda line: line["row"])
-    assert [line["row"] for line in lines] == list(range(len(rows))), "a judgement is missing or there twice"
+    lines, turn = [], {0: 1, 1: 0, None: None}
+    for i, (row, judged) in enumerate(zip(rows, store.read(), strict=True)):
+        votes = [form.parse(text) for text in judged["straight"]]
+        votes += [turn[form.parse(text)] for text in judged["turned"]]
+        lines.append({"row": i, "id": row["id"], "subset": row["subset"], "votes": votes})
+        lines[-1]["judgements"] = judged["straight"] + judged["turned"]
     choices = [form.majority(line["votes"]) for line in lines]
     undecided = choices.count(None)
     kept, coin = list(range(len(rows))), random.Random(123)
@@ -126,7 +125,7 @@ def main(script_args, model_args):
     if not kept:
         raise ValueError(f"None of {len(rows)} pairs got a majority, so there is nothing to measure. See votes.jsonl.")
     scores = [[float(choices[i] == response) for response in (0, 1)] for i in kept]
-    results = {"judge": model_args.model_name_or_path, "undecided": undecided, **sampling}
+    results = {"judge": model_args.model_name_or_path, "undecided": undecided, **asdict(sampling)}
     results["votes_without_verdict"] = sum(line["votes"].count(None) for line in lines)
     # RewardBench's generative script gives half a point where there is no verdict.
     tie = {"tie": 0.5} if script_args.benchmark == "rewardbench" else {}
@@ -144,5 +143,5 @@ def main(script_args, model_args):
 
 
 if __name__ == "__main__":
-    parser = RecipeParser((JudgeArguments, VisionModelConfig), __file__, INPUTS)
+    parser = RecipeParser((JudgeArguments, SamplingParameters, VisionModelConfig), __file__, INPUTS)
     main(*parser.parse_args_and_config())

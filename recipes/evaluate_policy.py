@@ -1,6 +1,6 @@
 """
-How good a policy is on prompts with verifiable answers: greedy accuracy, the same without seeing the image, random of
-N, best of N by the reward model, and pass at N. Answers are compared exactly, never by the reward model.
+How good a policy is on prompts with verifiable answers: greedy accuracy, the same with blank images, the mean of N,
+best of N by the reward model, and pass at N. Answers are compared exactly, never by the reward model.
 
 The embedded world, on a CPU:
 
@@ -17,8 +17,7 @@ Reads a policy, a reward model and a prompt dataset with `answer`. Writes `respo
 
 import json
 import math
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -28,7 +27,15 @@ from datasets import load_dataset, load_from_disk
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
 from trl import ScriptArguments
 
-from vl_reward import RecipeParser, ResponseSampler, RewardScorer, VisionModelConfig, unshare_prefixes
+from vl_reward import (
+    RecipeParser,
+    ResponseSampler,
+    RewardScorer,
+    SamplingParameters,
+    VisionModelConfig,
+    unshare_prefixes,
+)
+from vl_reward.labelling.verifiers import VERIFIERS
 
 
 INPUTS = ("model_name_or_path", "reward_model", "dataset_name")
@@ -36,24 +43,18 @@ INPUTS = ("model_name_or_path", "reward_model", "dataset_name")
 
 @dataclass
 class PolicyEvaluationArguments(ScriptArguments):
-    reward_model: str | None = field(default=None, metadata={"help": "Reward model for best of N."})
-    output_dir: str = field(default="outputs/evaluate_policy", metadata={"help": "Where to write the results."})
-    num_generations: int = field(default=8, metadata={"help": "N; 0 leaves out all that samples."})
-    max_new_tokens: int = field(default=1024, metadata={"help": "Longest response."})
-    temperature: float = field(default=1.0, metadata={"help": "Of the N samples; greedy decoding has none."})
-    batch_size: int = field(default=64, metadata={"help": "Responses generated at a time."})
-    seed: int = field(default=0, metadata={"help": "Seed of the N samples."})
+    reward_model: str | None = field(default=None, metadata={"help": "This reward model chooses the best of N."})
+    output_dir: str = field(default="outputs/evaluate_policy", metadata={"help": "Results are written here."})
+    verifier: str = field(
+        default="exact", metadata={"help": "It compares responses with the column `answer`.", "choices": [*VERIFIERS]}
+    )
+    num_generations: int = field(default=8, metadata={"help": "N; with 0, nothing is sampled."})
+    seed: int = field(default=0, metadata={"help": "The seed of the N samples."})
 
 
-# Edit here: what counts as right. The embedded world's responses end in `Answer: <answer>`.
-def is_right(response, answer):
-    match = re.search(r"Answer: (\S+)\s*$", response)
-    return match is not None and match.group(1) == answer
-
-
-def main(script_args, model_args):
+def main(script_args, sampling, model_args):
     set_seed(script_args.seed)
-    device = PartialState().device
+    device, is_correct = PartialState().device, VERIFIERS[script_args.verifier]
 
     ####################
     # Model & Processor
@@ -67,7 +68,7 @@ def main(script_args, model_args):
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
     )
-    greedy = ResponseSampler(model, processor, script_args.max_new_tokens, 0.0, batch_size=script_args.batch_size)
+    greedy = ResponseSampler(model, processor, replace(sampling, temperature=0.0))
 
     ####################
     # Dataset
@@ -85,15 +86,15 @@ def main(script_args, model_args):
     # Evaluation
     ####################
     greedy_responses, _ = greedy(questions, images)
-    blind_responses, _ = greedy(questions, blank_images)
-    accuracy = fmean(is_right(row[0], a) for row, a in zip(greedy_responses, answers, strict=True))
+    blank_responses, _ = greedy(questions, blank_images)
+    accuracy = fmean(is_correct(row[0], a) for row, a in zip(greedy_responses, answers, strict=True))
     results = {
         "model": model_args.model_name_or_path,
         "n_prompts": len(prompts),
         "greedy_characters": fmean(len(row[0]) for row in greedy_responses),
         "greedy_accuracy": accuracy,
         "greedy_standard_error": math.sqrt(accuracy * (1 - accuracy) / len(prompts)),
-        "blind_accuracy": fmean(is_right(row[0], a) for row, a in zip(blind_responses, answers, strict=True)),
+        "blank_image_accuracy": fmean(is_correct(row[0], a) for row, a in zip(blank_responses, answers, strict=True)),
     }
     lines = [{"id": i, "greedy": row[0]} for i, row in zip(prompts["id"], greedy_responses, strict=True)]
 
@@ -102,27 +103,31 @@ def main(script_args, model_args):
         if not model_args.share_prefixes:
             unshare_prefixes(scorer.model)
         scorer.model.to(device)
-        greedy_scores = [row[0] for row in score_rows(scorer, questions, greedy_responses, images)]
-        scored = [score for score in greedy_scores if score > -math.inf]
+        asked = [{"prompt": prompt, "images": row} for prompt, row in zip(questions, images, strict=True)]
+        scores = scorer.score_candidates(
+            [row | {"responses": texts} for row, texts in zip(asked, greedy_responses, strict=True)]
+        )
+        scored = [row[0] for row in scores if row[0] is not None]  # an empty response has no score
         results |= {"reward_model": script_args.reward_model, "greedy_reward": fmean(scored or [-math.inf])}
-        results["empty_greedy_responses"] = len(greedy_scores) - len(scored)
-        lines = [line | {"greedy_score": score} for line, score in zip(lines, greedy_scores, strict=True)]
+        results["empty_greedy_responses"] = len(scores) - len(scored)
+        lines = [line | {"greedy_score": row[0]} for line, row in zip(lines, scores, strict=True)]
 
-    n = script_args.num_generations
-    if script_args.reward_model is not None and n > 0:
-        sampling = {"temperature": script_args.temperature, "batch_size": script_args.batch_size}
-        samples, _ = ResponseSampler(model, processor, script_args.max_new_tokens, **sampling)(questions, images, n)
-        scores = score_rows(scorer, questions, samples, images)
-        right = [[is_right(text, answer) for text in row] for row, answer in zip(samples, answers, strict=True)]
+    if script_args.reward_model is not None and script_args.num_generations > 0:
+        samples, _ = ResponseSampler(model, processor, sampling)(questions, images, script_args.num_generations)
+        scores = scorer.score_candidates(
+            [row | {"responses": texts} for row, texts in zip(asked, samples, strict=True)]
+        )
+        ranks = [[-math.inf if score is None else score for score in row] for row in scores]  # empty: the worst
+        correct = [[is_correct(text, answer) for text in row] for row, answer in zip(samples, answers, strict=True)]
         results |= {
-            "n": n,
-            "random_of_n_accuracy": fmean(fmean(row) for row in right),
-            "best_of_n_accuracy": fmean(row[s.index(max(s))] for row, s in zip(right, scores, strict=True)),
-            "pass_at_n": fmean(any(row) for row in right),
+            "n": script_args.num_generations,
+            "mean_at_n": fmean(fmean(row) for row in correct),
+            "best_of_n_accuracy": fmean(row[s.index(max(s))] for row, s in zip(correct, ranks, strict=True)),
+            "pass_at_n": fmean(any(row) for row in correct),
         }
         lines = [
-            line | {"samples": row, "right": ok, "scores": s}
-            for line, row, ok, s in zip(lines, samples, right, scores, strict=True)
+            line | {"samples": row, "is_correct": right, "scores": s}
+            for line, row, right, s in zip(lines, samples, correct, scores, strict=True)
         ]
 
     ####################
@@ -135,14 +140,6 @@ def main(script_args, model_args):
     print(json.dumps(results, indent=2))
 
 
-def score_rows(scorer, questions, rows, images):
-    """Equal responses to one prompt are scored once; an empty one cannot be scored, and is the worst there is."""
-    unique = [(i, text) for i, row in enumerate(rows) for text in dict.fromkeys(row) if text.strip()]
-    scores = scorer([questions[i] for i, _ in unique], [text for _, text in unique], [images[i] for i, _ in unique])
-    score_of = dict(zip(unique, scores, strict=True))
-    return [[score_of.get((i, text), -math.inf) for text in row] for i, row in enumerate(rows)]
-
-
 if __name__ == "__main__":
-    parser = RecipeParser((PolicyEvaluationArguments, VisionModelConfig), __file__, INPUTS)
+    parser = RecipeParser((PolicyEvaluationArguments, SamplingParameters, VisionModelConfig), __file__, INPUTS)
     main(*parser.parse_args_and_config())

@@ -28,9 +28,9 @@ import PIL.Image
 import torch
 from accelerate import PartialState
 from datasets import load_dataset, load_from_disk
-from trl import ModelConfig, ScriptArguments
+from trl import ScriptArguments
 
-from vl_reward import RecipeParser, RewardScorer, unshare_prefixes
+from vl_reward import RecipeParser, RewardModelConfig, RewardScorer, unshare_prefixes
 from vl_reward.benchmarks import (
     mm_rlhf_rewardbench,
     multimodal_rewardbench,
@@ -40,34 +40,31 @@ from vl_reward.benchmarks import (
     vl_rewardbench,
 )
 from vl_reward.benchmarks.benchmark_images import BenchmarkImages
-from vl_reward.benchmarks.benchmark_report import BenchmarkReport
-from vl_reward.benchmarks.published_table import PublishedTable
+from vl_reward.benchmarks.report import BenchmarkReport, PublishedTable, TrainingOverlap
 from vl_reward.benchmarks.score_file import ScoreFile
-from vl_reward.benchmarks.training_overlap import TrainingOverlap
-from vl_reward.inference.score_log import ResumableScorer
+from vl_reward.inference.resumable_store import ResumableStore
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
-BENCHMARKS = {
-    "vl_rewardbench": vl_rewardbench,
-    "multimodal_rewardbench": multimodal_rewardbench,
-    "rewardbench": rewardbench,
-    "rewardbench2": rewardbench2,
-    "mm_rlhf_rewardbench": mm_rlhf_rewardbench,
-}
+MODULES = (mm_rlhf_rewardbench, multimodal_rewardbench, rewardbench, rewardbench2, vl_rewardbench)
+BENCHMARKS = {module.__name__.split(".")[-1]: module for module in MODULES}
 
 
 @dataclass
 class RewardEvaluationArguments(ScriptArguments):
-    output_dir: str = field(default="outputs/evaluate_reward", metadata={"help": "Where to write the results."})
-    benchmark: str | None = field(default=None, metadata={"help": "A benchmark.", "choices": [None, *BENCHMARKS]})
-    data_files: str | None = field(default=None, metadata={"help": "The benchmark's file; by default its hub id."})
-    image_folder: str | None = field(default=None, metadata={"help": "Of the file's images; by default its folder."})
-    scores_file: str | None = field(default=None, metadata={"help": "Scores of the benchmark's rows: no model runs."})
-    training_dataset: str | None = field(default=None, metadata={"help": "Report results without its rows, too."})
-    max_batch_tokens: int = field(default=16384, metadata={"help": "Tokens scored at a time, per process."})
-    max_length: int | None = field(default=None, metadata={"help": "Refuse longer responses, prompt included."})
-    share_prefixes: bool = field(default=True, metadata={"help": "Compute what responses have in common once."})
+    output_dir: str = field(default="outputs/evaluate_reward", metadata={"help": "Results are written here."})
+    benchmark: str | None = field(
+        default=None, metadata={"help": "This benchmark is measured.", "choices": [None, *BENCHMARKS]}
+    )
+    data_files: str | None = field(default=None, metadata={"help": "The benchmark's file; without it, its hub id."})
+    image_folder: str | None = field(default=None, metadata={"help": "Image paths begin here, not beside the file."})
+    scores_file: str | None = field(default=None, metadata={"help": "These are the rows' scores: no model runs."})
+    training_dataset: str | None = field(
+        default=None, metadata={"help": "Results are reported without the rows of this set, too."}
+    )
+    max_hamming_distance: int = field(
+        default=6, metadata={"help": "Images are alike if their hashes differ in at most this many bits of 64."}
+    )
 
 
 def main(script_args, model_args):
@@ -94,46 +91,49 @@ def main(script_args, model_args):
     # Scoring
     ####################
     if script_args.scores_file is not None:
-        scores, blank_scores = ScoreFile(script_args.scores_file).read(rows), None
+        scores, blank_scores = ScoreFile(script_args.scores_file).read(rows), []
     else:
         scorer = RewardScorer.from_pretrained(
             model_args.model_name_or_path,
-            max_batch_tokens=script_args.max_batch_tokens,
-            max_length=script_args.max_length,
+            max_batch_tokens=model_args.max_batch_tokens,
+            max_length=model_args.max_length,
             dtype=model_args.dtype,
             attn_implementation=model_args.attn_implementation,
         )
-        if not script_args.share_prefixes:
+        if not model_args.share_prefixes:
             unshare_prefixes(scorer.model)
         scorer.model.to(state.device)
-        resumable = ResumableScorer(scorer, output_dir / "score_log", state.process_index, state.num_processes)
-        images = BenchmarkImages(folder).of(rows)
-        asked = [[row[key] for row in rows] for key in ("prompt", "responses")] + [images]
-        resumable(*asked)
-        if script_args.benchmark is None:
-            blank = [[PIL.Image.new("RGB", image.size, "white") for image in row] for row in images]
-            resumable(*asked[:2], blank)
-        state.wait_for_everyone()
+        asked = [row | {"images": images} for row, images in zip(rows, BenchmarkImages(folder).of(rows), strict=True)]
+        if script_args.benchmark is None:  # once more, with blank images
+            blank = [[PIL.Image.new("RGB", image.size, "white") for image in row["images"]] for row in rows]
+            asked += [row | {"images": images} for row, images in zip(rows, blank, strict=True)]
+        store = ResumableStore(output_dir / "scores", scorer.fingerprint(), asked)
+        for number, shard in store.pending():
+            flat = [(row["prompt"], text, row["images"]) for row in shard for text in row["responses"]]
+            values = iter(scorer(*map(list, zip(*flat, strict=True))))
+            store.write(number, scores=[[next(values) for _ in row["responses"]] for row in shard])
         if not state.is_main_process:
             return
-        scores = resumable.merge(*asked)
-        blank_scores = resumable.merge(*asked[:2], blank) if script_args.benchmark is None else None
+        results = [row["scores"] for row in store.read()]
+        scores, blank_scores = results[: len(rows)], results[len(rows) :]
 
     ####################
     # Evaluation
     ####################
-    training = script_args.training_dataset
-    overlap = training and TrainingOverlap(load_from_disk(training)[script_args.dataset_train_split], folder)
+    overlap = None
+    if script_args.training_dataset is not None:
+        training = load_from_disk(script_args.training_dataset)[script_args.dataset_train_split]
+        overlap = TrainingOverlap(training, folder, script_args.max_hamming_distance)
     results = {"model": script_args.scores_file or model_args.model_name_or_path}
     results |= BenchmarkReport(benchmark.summarize, rows, overlap)(scores)
-    if blank_scores is not None:
+    if blank_scores:
         results["blank_image_subsets"] = preferences.summarize(rows, blank_scores)["subsets"]
 
     ####################
     # Save
     ####################
     output_dir.mkdir(parents=True, exist_ok=True)
-    columns = {} if blank_scores is None else {"source": [row["subset"] for row in rows], "blank_scores": blank_scores}
+    columns = {"source": [row["subset"] for row in rows], "blank_scores": blank_scores} if blank_scores else {}
     ScoreFile(output_dir / "scores.jsonl").write(rows, scores, **columns)
     (output_dir / "results.json").write_text(json.dumps(results, indent=2))
     if script_args.benchmark is not None:
@@ -146,5 +146,5 @@ def main(script_args, model_args):
 if __name__ == "__main__":
     given = {argument.split("=")[0] for argument in sys.argv}
     inputs = () if "--scores_file" in given else INPUTS[:1] if "--benchmark" in given else INPUTS
-    parser = RecipeParser((RewardEvaluationArguments, ModelConfig), __file__, inputs)
+    parser = RecipeParser((RewardEvaluationArguments, RewardModelConfig), __file__, inputs)
     main(*parser.parse_args_and_config())

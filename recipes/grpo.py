@@ -31,7 +31,7 @@ INPUTS = ("model_name_or_path", "reward_model", "dataset_name")
 
 @dataclass
 class GRPOArguments(ScriptArguments):
-    reward_model: str | None = field(default=None, metadata={"help": "Reward model that scores the samples."})
+    reward_model: str | None = field(default=None, metadata={"help": "This reward model scores the samples."})
 
 
 def main(script_args, training_args, model_args):

@@ -10,8 +10,8 @@ With a 7B reward model, on 8 GPUs:
 accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/label_preferences.py \
     --config recipes/configs/qwen2_5_vl_7b/label_preferences.yaml
 
-Reads the candidates of sample_responses.py and a reward model. Writes `score_log` (scores as they are made: a stopped
-run goes on), `scores.jsonl` (every raw score), the dataset `preferences` in TRL's vision-preference format with its
+Reads the candidates of sample_responses.py and a reward model. Writes `scores` (shards, as they are made: a stopped run
+goes on), `scores.jsonl` (every raw score), the dataset `preferences` in TRL's vision-preference format with its
 card, and `labels.json`: how many prompts gave pairs, and why others not.
 """
 
@@ -22,39 +22,39 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from datasets import Image, List, load_from_disk
-from trl import ModelConfig, ScriptArguments
+from trl import ScriptArguments
 
-from vl_reward import RecipeParser, RewardScorer, unshare_prefixes
-from vl_reward.inference.score_log import ResumableScorer
+from vl_reward import RecipeParser, RewardModelConfig, RewardScorer, unshare_prefixes
+from vl_reward.inference.resumable_store import ResumableStore
 from vl_reward.labelling import pair_rules, verifiers
 from vl_reward.labelling.labelled_pairs import LabelledPairs
 from vl_reward.labelling.pair_rules import Candidate
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
-RULES = ["best_against_worst", "right_against_wrong", "format_pairs", "best_of_right", "random_pairs"]
-VERIFIERS = ["exact", "multiple_choice", "mathematical"]
 
 
 @dataclass
 class LabelArguments(ScriptArguments):
-    output_dir: str = field(default="outputs/labels", metadata={"help": "Where to write scores and preferences."})
-    rules: list[str] = field(default_factory=lambda: RULES[:1], metadata={"help": f"Any of {', '.join(RULES)}."})
-    verifier: str = field(
-        default="exact", metadata={"help": "Compares with the column `answer`.", "choices": VERIFIERS}
+    output_dir: str = field(
+        default="outputs/labels", metadata={"help": "The folder that scores and preferences are written to."}
     )
-    min_gap: float = field(default=1.0, metadata={"help": "Least score of the better response above the worse."})
-    max_pairs: int = field(default=1, metadata={"help": "Pairs per prompt and rule."})
-    max_shorter_share: float = field(default=1.0, metadata={"help": "Of pairs whose chosen response is the shorter."})
-    max_batch_tokens: int = field(default=16384, metadata={"help": "Tokens scored at a time, per process."})
-    max_length: int | None = field(default=None, metadata={"help": "Refuse longer responses, prompt included."})
-    share_prefixes: bool = field(default=True, metadata={"help": "Compute what responses have in common once."})
-    seed: int = field(default=0, metadata={"help": "Which pairs are drawn, where a rule draws."})
-
-
-def different_texts(responses):
-    """Equal responses to one prompt are scored once, an empty one not at all."""
-    return {"texts": list(dict.fromkeys(text for text in responses if text.strip()))}
+    rules: list[str] = field(
+        default_factory=lambda: ["best_vs_worst"],
+        metadata={"help": f"These rules make the pairs, any of {', '.join(pair_rules.RULES)}."},
+    )
+    verifier: str = field(
+        default="exact",
+        metadata={"help": "It compares responses with the column `answer`.", "choices": [*verifiers.VERIFIERS]},
+    )
+    min_score_margin: float = field(
+        default=1.0, metadata={"help": "The better response scores above the worse one by at least this much."}
+    )
+    max_pairs: int = field(default=1, metadata={"help": "Each rule makes at most this many pairs of a prompt."})
+    max_chosen_shorter_fraction: float = field(
+        default=1.0, metadata={"help": "The chosen response is the shorter one in at most this fraction of the pairs."}
+    )
+    seed: int = field(default=0, metadata={"help": "The seed decides which pairs are drawn, where a rule draws."})
 
 
 def main(script_args, model_args):
@@ -65,12 +65,12 @@ def main(script_args, model_args):
     ####################
     scorer = RewardScorer.from_pretrained(
         model_args.model_name_or_path,
-        max_batch_tokens=script_args.max_batch_tokens,
-        max_length=script_args.max_length,
+        max_batch_tokens=model_args.max_batch_tokens,
+        max_length=model_args.max_length,
         dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
     )
-    if not script_args.share_prefixes:
+    if not model_args.share_prefixes:
         unshare_prefixes(scorer.model)
     scorer.model.to(state.device)
 
@@ -83,43 +83,39 @@ def main(script_args, model_args):
     # Scoring
     ####################
     output_dir = Path(script_args.output_dir)
-    resumable = ResumableScorer(scorer, output_dir / "score_log", state.process_index, state.num_processes)
-    with state.main_process_first():
-        responses = candidates.select_columns("responses")
-        texts = responses.map(different_texts, input_columns="responses", remove_columns="responses")["texts"]
-    resumable(candidates["prompt"], texts, candidates["images"])
-    state.wait_for_everyone()
+    asked = candidates.select_columns(["prompt", "images", "responses"])
+    store = ResumableStore(output_dir / "scores", scorer.fingerprint(), asked)
+    for number, rows in store.pending():
+        store.write(number, scores=scorer.score_candidates(rows))
     if not state.is_main_process:
         return
-    merged = resumable.merge(candidates["prompt"], texts, candidates["images"])
 
     ####################
     # Pairs
     ####################
-    verify, pairs = getattr(verifiers, script_args.verifier), LabelledPairs(output_dir)
+    is_correct, pairs = verifiers.VERIFIERS[script_args.verifier], LabelledPairs(output_dir)
     with open(output_dir / "scores.jsonl", "w") as file:
-        for i, row in enumerate(candidates.remove_columns("images")):
-            score_of, answer = dict(zip(texts[i], merged[i], strict=True)), row.get("answer")
-            scores = [score_of.get(text) for text in row["responses"]]
-            file.write(json.dumps({"index": i, "id": row["id"], "scores": scores}) + "\n")
+        for i, (row, result) in enumerate(zip(candidates.remove_columns("images"), store.read(), strict=True)):
+            file.write(json.dumps({"index": i, "id": row["id"], "scores": result["scores"]}) + "\n")
+            answer = row.get("answer")
             # Edit here: what is known of a response.
             scored = [
-                Candidate(text, score, reason == "stop", verifiers.final_answer(text), answer and verify(text, answer))
-                for text, score, reason in zip(row["responses"], scores, row["finish_reasons"], strict=True)
+                Candidate(text, score, end == "stop", verifiers.final_answer(text), answer and is_correct(text, answer))
+                for text, score, end in zip(row["responses"], result["scores"], row["finish_reasons"], strict=True)
             ]
-            limits = script_args.max_pairs, script_args.min_gap, f"{script_args.seed} {row['id']}"
-            made = {rule: getattr(pair_rules, rule)(scored, *limits) for rule in script_args.rules}
+            limits = script_args.max_pairs, script_args.min_score_margin, f"{script_args.seed} {row['id']}"
+            made = {rule: pair_rules.RULES[rule](scored, *limits) for rule in script_args.rules}
             pairs.add(i, row["id"], scored, made)
 
     ####################
     # Save
     ####################
-    settings = {"reward_model": model_args.model_name_or_path, "reward_fingerprint": resumable.fingerprint}
+    settings = {"reward_model": model_args.model_name_or_path, "reward_fingerprint": store.fingerprint}
     settings |= {"settings": asdict(script_args)}
-    report = pairs.save(candidates, script_args.max_shorter_share, script_args.seed, settings)
+    report = pairs.save(candidates, script_args.max_chosen_shorter_fraction, script_args.seed, settings)
     print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":
-    parser = RecipeParser((LabelArguments, ModelConfig), __file__, INPUTS)
+    parser = RecipeParser((LabelArguments, RewardModelConfig), __file__, INPUTS)
     main(*parser.parse_args_and_config())

@@ -15,7 +15,6 @@ with answers, on which accuracy is measured every `eval_steps`: training stops w
 checkpoint is kept. Writes a better policy.
 """
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +23,8 @@ from peft import PeftModel
 from transformers import AutoProcessor, EarlyStoppingCallback, Qwen2_5_VLForConditionalGeneration, set_seed
 from trl import DPOConfig, ScriptArguments, get_peft_config
 
-from vl_reward import MPOTrainer, RecipeParser, VisionModelConfig, share_prefixes
+from vl_reward import MPOTrainer, RecipeParser, SamplingParameters, VisionModelConfig, share_prefixes
+from vl_reward.labelling.verifiers import VERIFIERS
 from vl_reward.training.greedy_accuracy import GreedyAccuracy
 
 
@@ -34,17 +34,14 @@ INPUTS = ("model_name_or_path", "dataset_name", "verifiable_dataset")
 @dataclass
 class MPOArguments(ScriptArguments):
     verifiable_dataset: str | None = field(
-        default=None, metadata={"help": "Prompts with `answer` to stop by; not those reported on."}
+        default=None, metadata={"help": "Training stops by the accuracy on these prompts; report on others."}
     )
-    max_new_tokens: int = field(default=1024, metadata={"help": "Longest response to them."})
-    use_reward_shift: bool = field(default=True, metadata={"help": "BCO's δ, which TRL leaves out."})
-    patience: int = field(default=3, metadata={"help": "Evaluations without a better accuracy before it stops."})
-
-
-# Edit here: what counts as right. The embedded world's responses end in `Answer: <answer>`.
-def is_right(response, answer):
-    match = re.search(r"Answer: (\S+)\s*$", response)
-    return match is not None and match.group(1) == answer
+    verifier: str = field(
+        default="exact", metadata={"help": "It compares responses with the column `answer`.", "choices": [*VERIFIERS]}
+    )
+    max_new_tokens: int = field(default=1024, metadata={"help": "A response to them ends after this many tokens."})
+    patience: int = field(default=3, metadata={"help": "Training stops after this many evaluations without a rise."})
+    use_reward_shift: bool = field(default=True, metadata={"help": "BCO has its δ, which TRL leaves out."})
 
 
 def main(script_args, training_args, model_args):
@@ -89,7 +86,8 @@ def main(script_args, training_args, model_args):
     early_stopping = {}
     if script_args.verifiable_dataset is not None:
         prompts = load_from_disk(script_args.verifiable_dataset)[script_args.dataset_test_split]
-        accuracy = GreedyAccuracy(processor, prompts, is_right, script_args.max_new_tokens)
+        sampling = SamplingParameters(max_new_tokens=script_args.max_new_tokens, temperature=0.0)
+        accuracy = GreedyAccuracy(processor, prompts, VERIFIERS[script_args.verifier], sampling)
         callback = EarlyStoppingCallback(script_args.patience)
         early_stopping = {"eval_dataset": prompts, "evaluate_policy": accuracy, "callbacks": [callback]}
 

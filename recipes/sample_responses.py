@@ -22,18 +22,18 @@ are made: a stopped run goes on), `candidates` (the prompts with `responses` and
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import PartialState
-from datasets import Image, List, concatenate_datasets, load_dataset, load_from_disk
+from datasets import Dataset, Features, Image, List, Value, concatenate_datasets, load_dataset, load_from_disk
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
 from trl import ScriptArguments
 
-from vl_reward import RecipeParser, ResponseSampler, VisionModelConfig
-from vl_reward.inference.sample_shards import SampleShards
+from vl_reward import RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
+from vl_reward.inference.resumable_store import ResumableStore
 from vl_reward.inference.server_sampler import ServerSampler
 from vl_reward.inference.vllm_sampler import VLLMSampler
 
@@ -41,25 +41,24 @@ from vl_reward.inference.vllm_sampler import VLLMSampler
 INPUTS = ("model_name_or_path", "dataset_name")
 
 
+SAMPLE_FEATURES = Features({"responses": List(Value("string")), "finish_reasons": List(Value("string"))})
+
+
 @dataclass
-class SamplingArguments(ScriptArguments):
-    output_dir: str = field(default="outputs/candidates", metadata={"help": "Where to write the candidates."})
-    num_generations: int = field(default=8, metadata={"help": "Responses per prompt."})
-    max_new_tokens: int = field(default=1024, metadata={"help": "Longest response."})
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
-    top_p: float = field(default=1.0, metadata={"help": "Nucleus; 1 keeps all tokens."})
-    top_k: int = field(default=0, metadata={"help": "Likeliest tokens kept; 0 keeps all."})
-    repetition_penalty: float = field(default=1.0, metadata={"help": "1 leaves the logits alone."})
-    batch_size: int = field(default=64, metadata={"help": "Responses generated, or asked for, at a time, per process."})
-    engine: Literal["transformers", "vllm", "server"] = field(
-        default="transformers", metadata={"help": "What generates: here, or a vLLM server."}
+class SampleArguments(ScriptArguments):
+    output_dir: str = field(
+        default="outputs/candidates", metadata={"help": "The folder that the candidates are written to."}
     )
-    server_url: str = field(default="http://localhost:8000/v1", metadata={"help": "Of that server."})
-    shard_size: int = field(default=256, metadata={"help": "Prompts sampled, and lost by a stop, at a time."})
-    seed: int = field(default=0, metadata={"help": "Seed; each shard adds its number."})
+    num_generations: int = field(default=8, metadata={"help": "Each prompt gets this many responses."})
+    engine: Literal["transformers", "vllm", "server"] = field(
+        default="transformers", metadata={"help": "This generates: transformers or vLLM here, or a vLLM server."}
+    )
+    server_url: str = field(default="http://localhost:8000/v1", metadata={"help": "The server listens here."})
+    shard_size: int = field(default=256, metadata={"help": "A stop loses the work on this many prompts at most."})
+    seed: int = field(default=0, metadata={"help": "The seed of the first shard; each shard adds its number."})
 
 
-def main(script_args, model_args):
+def main(script_args, sampling, model_args):
     state = PartialState(cpu=not torch.cuda.is_available())
 
     ####################
@@ -68,10 +67,6 @@ def main(script_args, model_args):
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
     )
-    sampling = {
-        key: getattr(script_args, key)
-        for key in ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "batch_size")
-    }
     if script_args.engine == "transformers":
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             model_args.model_name_or_path,
@@ -79,12 +74,12 @@ def main(script_args, model_args):
             dtype=model_args.dtype,
             attn_implementation=model_args.attn_implementation,
         ).to(state.device)
-        sampler = ResponseSampler(model, processor, **sampling)
+        sampler = ResponseSampler(model, processor, sampling)
     elif script_args.engine == "vllm":
         loading = {"revision": model_args.model_revision, "dtype": model_args.dtype}
-        sampler = VLLMSampler(model_args.model_name_or_path, processor, **loading, **sampling)
+        sampler = VLLMSampler(model_args.model_name_or_path, processor, sampling, **loading)
     else:
-        sampler = ServerSampler(script_args.server_url, model_args.model_name_or_path, processor, **sampling)
+        sampler = ServerSampler(script_args.server_url, model_args.model_name_or_path, processor, sampling)
 
     ####################
     # Dataset
@@ -99,17 +94,19 @@ def main(script_args, model_args):
     ####################
     # Sampling
     ####################
-    output_dir, columns = Path(script_args.output_dir), (prompts["prompt"], prompts["images"])
-    sampling |= {"num_generations": script_args.num_generations, "seed": script_args.seed}
-    fingerprint = sampler.fingerprint(**sampling)
-    shards = SampleShards(output_dir / "samples", fingerprint, *columns, script_args.shard_size)
-    for number, *shard in shards.pending(state.process_index, state.num_processes):
+    output_dir = Path(script_args.output_dir)
+    settings = {"num_generations": script_args.num_generations, "seed": script_args.seed}
+    fingerprint = sampler.fingerprint(**settings)
+    asked = prompts.select_columns(["prompt", "images"])
+    store = ResumableStore(output_dir / "samples", fingerprint, asked, script_args.shard_size)
+    for number, rows in store.pending():
         set_seed(script_args.seed + number)
-        shards.write(number, *sampler(*shard, script_args.num_generations))
-    state.wait_for_everyone()
+        questions, images = ([row[key] for row in rows] for key in ("prompt", "images"))
+        responses, finish_reasons = sampler(questions, images, script_args.num_generations)
+        store.write(number, responses=responses, finish_reasons=finish_reasons)
     if not state.is_main_process:
         return
-    samples = shards.read()
+    samples = Dataset.from_json(store.files(), features=SAMPLE_FEATURES, cache_dir=str(output_dir / "cache"))
 
     ####################
     # Save
@@ -120,7 +117,8 @@ def main(script_args, model_args):
         "engine": script_args.engine,
         "fingerprint": fingerprint,
         "prompts": len(prompts),
-        **sampling,
+        **asdict(sampling),
+        **settings,
         "prompts_with_all_responses_equal": different.count(1) / len(prompts),
         "duplicate_responses": 1 - sum(different) / (len(prompts) * script_args.num_generations),
         "unfinished_responses": sum(reason != "stop" for row in samples["finish_reasons"] for reason in row),
@@ -138,5 +136,5 @@ def main(script_args, model_args):
 
 
 if __name__ == "__main__":
-    parser = RecipeParser((SamplingArguments, VisionModelConfig), __file__, INPUTS)
+    parser = RecipeParser((SampleArguments, SamplingParameters, VisionModelConfig), __file__, INPUTS)
     main(*parser.parse_args_and_config())

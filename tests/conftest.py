@@ -7,12 +7,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import itertools  # noqa: E402
+import shutil  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from datasets import Dataset, Features, Image, List, Value  # noqa: E402
 from transformers import Qwen2_5_VLForConditionalGeneration  # noqa: E402
 
 from vl_reward import Qwen2_5_VLForSequenceClassification  # noqa: E402
+from vl_reward.labelling.verifiers import final_answer  # noqa: E402
 from vl_reward.tiny.base import build_config  # noqa: E402
 from vl_reward.tiny.digits import compose, compose_text  # noqa: E402
 from vl_reward.tiny.preferences import corrupted_pairs  # noqa: E402
@@ -20,6 +23,11 @@ from vl_reward.tiny.processor import build_processor  # noqa: E402
 
 
 torch.set_num_threads(1)
+CANDIDATES = Features(
+    {"id": Value("string"), "prompt": List({"role": Value("string"), "content": Value("string")})}
+    | {"images": List(Image()), "answer": Value("string")}
+    | {"responses": List(Value("string")), "finish_reasons": List(Value("string"))}
+)
 
 
 @pytest.fixture(scope="session")
@@ -76,3 +84,22 @@ def mixed_pairs(image_pairs, text_pairs):
     one = [row for row in image_pairs if len(row["images"]) == 1]
     two = [row for row in image_pairs if len(row["images"]) == 2]
     return list(itertools.chain.from_iterable(zip(one, text_pairs, two, strict=False)))
+
+
+@pytest.fixture(scope="session")
+def labelling_world(policy_path, tmp_path_factory):
+    """A reward model with a random head, and 160 prompts with four or five responses each."""
+    folder = tmp_path_factory.mktemp("labelling")
+    shutil.copytree(policy_path, folder / "model")
+    model = Qwen2_5_VLForSequenceClassification.from_pretrained(folder / "model", dtype="float32")
+    model.score.weight.data.normal_()
+    model.save_pretrained(folder / "model")
+    rows = []
+    for number, row in enumerate(corrupted_pairs(compose("sft", 3), 160, 3)):
+        right, wrong = (row[side][0]["content"] for side in ("chosen", "rejected"))
+        responses = [right, wrong, right, "I see nothing.", *([""] if number % 3 == 0 else [])]
+        reasons = ["stop", "stop", "stop", "length" if number % 2 else "stop", *["stop"] * (len(responses) - 4)]
+        rows.append({key: row[key] for key in ("id", "prompt", "images")} | {"answer": final_answer(right)})
+        rows[-1] |= {"responses": responses, "finish_reasons": reasons}
+    Dataset.from_list(rows, CANDIDATES).save_to_disk(folder / "candidates")
+    return folder

@@ -24,10 +24,10 @@ from vl_reward.benchmarks import (
     vl_rewardbench,
 )
 from vl_reward.benchmarks.benchmark_images import BenchmarkImages
-from vl_reward.benchmarks.benchmark_report import BenchmarkReport, length_correlation
-from vl_reward.benchmarks.published_table import PublishedTable
+from vl_reward.benchmarks.report.benchmark_report import BenchmarkReport, length_correlation
+from vl_reward.benchmarks.report.published_table import PublishedTable
+from vl_reward.benchmarks.report.training_overlap import TrainingOverlap
 from vl_reward.benchmarks.score_file import ScoreFile
-from vl_reward.benchmarks.training_overlap import TrainingOverlap
 
 
 GOLDEN = ROOT / "tests/benchmarks_golden"
@@ -66,7 +66,7 @@ def rewardbench_rows(subsets, per_subset=10_000):
 
 
 def test_rewardbench_sections_are_the_official_ones(monkeypatch):
-    monkeypatch.setattr("vl_reward.benchmarks.accuracy.N_RESAMPLES", 2)
+    monkeypatch.setattr("vl_reward.benchmarks.report.accuracy.N_RESAMPLES", 2)
     expected = golden("rewardbench1_golden")
     assert rewardbench.SECTIONS == {
         section: {subset: expected["example_counts"][subset] for subset in subsets}
@@ -81,7 +81,7 @@ def test_rewardbench_sections_are_the_official_ones(monkeypatch):
 
 
 def test_rewardbench_weighs_the_subsets_that_occur(monkeypatch):
-    monkeypatch.setattr("vl_reward.benchmarks.accuracy.N_RESAMPLES", 2)
+    monkeypatch.setattr("vl_reward.benchmarks.report.accuracy.N_RESAMPLES", 2)
     expected = golden("rewardbench1_golden")
     results = rewardbench.summarize(*rewardbench_rows(expected["partial_input_subsets"]))
     for section, accuracy in expected["expected_sections_partial"].items():
@@ -177,8 +177,8 @@ def test_rewardbench2_refuses_what_it_would_misread(changes, message, tmp_path):
 def test_vl_rewardbench_groups_are_the_official_ones(tmp_path):
     expected = golden("vl_rewardbench_groups")["id_groups"]
     rows = vl_rewardbench.load(write_lines(tmp_path / "rows.jsonl", [vl_row(id) for id in expected]))
-    found = {row["id"]: {"source": row["source"], "group": row["subset"]} for row in rows}
-    assert found == expected
+    sources = {row["id"]: {"source": row["source"], "group": row["subset"]} for row in rows}
+    assert sources == expected
 
 
 def test_vl_rewardbench_reads_the_ranking_and_counts_equal_ids_twice(tmp_path):
@@ -385,9 +385,9 @@ def test_images_are_found_under_the_folder_and_nowhere_else(tmp_path):
         (tmp_path / "data" / name).touch()
     (tmp_path / "secret.png").touch()
     images = BenchmarkImages(tmp_path / "data")
-    found = images.of([{"images": ["a.png"]}, {"images": ["video/clip"]}, {"images": []}])
+    paths = images.of([{"images": ["a.png"]}, {"images": ["video/clip"]}, {"images": []}])
     root = tmp_path / "data"
-    assert found == [[f"{root}/a.png"], [f"{root}/video/clip/1.jpg", f"{root}/video/clip/2.jpg"], []]
+    assert paths == [[f"{root}/a.png"], [f"{root}/video/clip/1.jpg", f"{root}/video/clip/2.jpg"], []]
     for path in ("../secret.png", str(tmp_path / "secret.png")):
         with pytest.raises(ValueError, match="Row 0: the image .* lies outside"):
             images.of([{"images": [path]}])

@@ -1,5 +1,6 @@
 """Each step of curation on planted pairs: what goes, why, and that all else stays."""
 
+import io
 import json
 from pathlib import Path
 
@@ -8,18 +9,21 @@ import pytest
 from datasets import Dataset
 from PIL import Image, ImageDraw
 
+from vl_reward.benchmarks import vl_rewardbench
+from vl_reward.benchmarks.report.training_overlap import TrainingOverlap
 from vl_reward.curation import BenchmarkContent, CurationAudit, PairCuration, PairInspection, PreferenceSource
-from vl_reward.curation.decontamination import benchmark_row_ids
-from vl_reward.curation.duplicates import contradictions, duplicates
-from vl_reward.curation.filters import outside_limits, surrogate_doubts, ties
-from vl_reward.curation.image_similarity import bit_distances, perceptual_hash, pixel_hash
 from vl_reward.curation.inspection import inspect_images
-from vl_reward.curation.mixture import group_by_content, over_cap, over_share, split_and_order
-from vl_reward.curation.near_duplicates import hash_pieces, near_duplicates
 from vl_reward.curation.pair import PAIR_FEATURES, build_pair
-from vl_reward.curation.text_similarity import jaccard, normalize, shingles, signature, text_key, words_key
+from vl_reward.curation.steps.decontamination import benchmark_row_ids
+from vl_reward.curation.steps.duplicates import contradictions, duplicates
+from vl_reward.curation.steps.filters import low_confidence, outside_limits, ties
+from vl_reward.curation.steps.mixture import group_by_content, over_cap, over_share, split_and_order
+from vl_reward.curation.steps.near_duplicates import hash_pieces, near_duplicates
+from vl_reward.curation.steps.text_similarity import jaccard, shingles, signature, words_key
 from vl_reward.data.encoding import encode_conversations
+from vl_reward.data.image_similarity import hamming_distances, perceptual_hash, pixel_hash
 from vl_reward.data.messages import as_messages
+from vl_reward.data.text_keys import normalize, text_key
 from vl_reward.tiny.preferences import as_png
 
 
@@ -75,9 +79,9 @@ def test_image_hashes():
     same = perceptual_hash(image.resize((80, 60), Image.Resampling.LANCZOS))
     assert (perceptual_hash(image) ^ same).bit_count() <= 4
     others = [perceptual_hash(photo(seed)) for seed in range(1, 20)]
-    distances = bit_distances(np.array([perceptual_hash(image)], np.uint64), np.array(others, np.uint64))
+    distances = hamming_distances(np.array([perceptual_hash(image)], np.uint64), np.array(others, np.uint64))
     assert distances.shape == (1, 19) and distances.min() >= 12
-    assert bit_distances(np.array([0b1011], np.uint64), np.array([0b0010, 2**63], np.uint64)).tolist() == [[2, 4]]
+    assert hamming_distances(np.array([0b1011], np.uint64), np.array([0b0010, 2**63], np.uint64)).tolist() == [[2, 4]]
 
 
 def test_a_path_beside_bytes_is_a_name_only():
@@ -93,7 +97,7 @@ def test_contradictions_and_duplicates():
     assert duplicates(keys) == {2: 0, 5: 4}
 
 
-def near(rows, images, min_similarity=0.65, max_bits=4):
+def near(rows, images, min_similarity=0.65, max_hamming_distance=4):
     """[`near_duplicates`] of texts."""
     return near_duplicates(
         [words_key(prompt) for prompt, _, _ in rows],
@@ -102,7 +106,7 @@ def near(rows, images, min_similarity=0.65, max_bits=4):
         images,
         lambda i: tuple(map(shingles, rows[i][1:])),
         min_similarity,
-        max_bits,
+        max_hamming_distance,
     )
 
 
@@ -127,8 +131,8 @@ def test_many_pairs_of_one_text_are_compared_by_pieces_of_their_images_hash():
     rng = np.random.default_rng(0)
     hashes = [[int(one)] for one in rng.integers(0, 2**64, 2000, dtype=np.uint64)]
     changed = [[one ^ 0b1001 << i % 60] for i, (one,) in enumerate(hashes)]
-    found, opposed = near([("Is there a person?", "Yes.", "No.")] * 4000, hashes + changed)
-    assert found == {2000 + i: i for i in range(2000)} and opposed == {}
+    alike, opposed = near([("Is there a person?", "Yes.", "No.")] * 4000, hashes + changed)
+    assert alike == {2000 + i: i for i in range(2000)} and opposed == {}
 
 
 def test_hash_pieces():
@@ -141,26 +145,26 @@ def test_hash_pieces():
 def test_near_duplicates_need_the_same_images_and_hold_in_both_orders():
     rows, changed = (LONG, OTHER, WORSE), (LONG, OTHER.replace("green", "deep"), WORSE)
     images = [[0b0000], [0b111111], [0b0001], [0b0000, 0b0000], [0b111110]]
-    found, opposed = near([rows, changed, changed, changed, rows], images)
-    assert found == {2: 0, 4: 1} and opposed == {}
+    alike, opposed = near([rows, changed, changed, changed, rows], images)
+    assert alike == {2: 0, 4: 1} and opposed == {}
 
 
 def test_ties():
-    found = ties([1, 2, 3, 4], [1, 5, 6, 7], [None, 0.1, 0.2, None], 0.15)
-    assert found == {
+    reasons = ties([1, 2, 3, 4], [1, 5, 6, 7], [None, 0.1, 0.2, None], 0.15)
+    assert reasons == {
         0: "both responses are equal",
-        1: "near-tie: the set's ratings differ by less than min_rating_gap",
+        1: "near-tie: the set's ratings differ by less than min_rating_margin",
     }
     assert list(ties([1, 2], [1, 5], [None, 0.1], None)) == [0]
 
 
-def test_limits_and_doubts():
-    found = outside_limits([10, 11, None], [[5, 5], [5, 5], [3, 9]], 10, 8)
-    assert found == {1: "more tokens than max_tokens", 2: "a response with more characters than max_characters"}
+def test_limits_and_low_confidence():
+    reasons = outside_limits([10, 11, None], [[5, 5], [5, 5], [3, 9]], 10, 8)
+    assert reasons == {1: "more tokens than max_tokens", 2: "a response with more characters than max_characters"}
     assert outside_limits([10], [[5, 5]], None, None) == {}
-    found = surrogate_doubts([(0.0, -5.0), (2.0, 1.5), (2.0, 1.0), (-1.0, 3.0)], 0.0, 1.0)
-    assert found == {
-        1: "the surrogate's scores differ by less than min_score_gap",
+    reasons = low_confidence([(0.0, -5.0), (2.0, 1.5), (2.0, 1.0), (-1.0, 3.0)], 0.0, 1.0)
+    assert reasons == {
+        1: "the surrogate's scores differ by less than min_score_margin",
         3: "the surrogate scores the chosen response below min_chosen_score",
     }
 
@@ -178,14 +182,14 @@ def test_side_balance():
 def test_caps_and_weights():
     ids, sources = [str(i) for i in range(100)], ["a"] * 60 + ["b"] * 40
     none = {"a": None, "b": None}
-    found = over_cap(ids, sources, {"a": 50, "b": None}, none, seed=0)
-    assert len(found) == 10 and set(found.values()) == {"over the source's max_pairs"}
+    left_out = over_cap(ids, sources, {"a": 50, "b": None}, none, seed=0)
+    assert len(left_out) == 10 and set(left_out.values()) == {"over the source's max_pairs"}
     assert over_cap(ids, sources, none, none, seed=0) == {}
-    found = over_cap(ids, sources, none, {"a": 1.0, "b": 2.0}, seed=0)  # 20 and 40
-    assert len(found) == 40 and all(i < 60 for i in found)
+    left_out = over_cap(ids, sources, none, {"a": 1.0, "b": 2.0}, seed=0)  # 20 and 40
+    assert len(left_out) == 40 and all(i < 60 for i in left_out)
     shuffled = ids[::-1]
     again = over_cap(shuffled, sources[::-1], none, {"a": 1.0, "b": 2.0}, seed=0)
-    assert {ids[i] for i in found} == {shuffled[i] for i in again}  # the order of rows does not matter
+    assert {ids[i] for i in left_out} == {shuffled[i] for i in again}  # the order of rows does not matter
     with pytest.raises(ValueError, match="Give every source a weight, or none"):
         over_cap(ids, sources, none, {"a": 1.0, "b": None}, seed=0)
 
@@ -206,12 +210,12 @@ def test_groups_and_split():
 
 def make(rows):
     """Pairs and their inspection, of `(source, prompt, chosen, rejected, image)`."""
-    found = []
+    pairs = []
     for i, (source, prompt, chosen, rejected, image) in enumerate(rows):
         images = as_png([{"images": [image]}])[0]["images"] if image is not None else []
         pair = build_pair(prompt, chosen, rejected, images)
-        found.append(dict.fromkeys(PAIR_FEATURES) | pair | {"source": source, "index": i})
-    return Dataset.from_list(found, PAIR_FEATURES)
+        pairs.append(dict.fromkeys(PAIR_FEATURES) | pair | {"source": source, "index": i})
+    return Dataset.from_list(pairs, PAIR_FEATURES)
 
 
 @pytest.fixture
@@ -328,6 +332,77 @@ def test_a_crop_of_a_benchmarks_image_is_near(tmp_path, curate):
     assert list(why(curation)) == [0]
 
 
+def test_a_frame_of_a_benchmarks_video_is_its_image(tmp_path, curate):
+    (tmp_path / "clip").mkdir()
+    for i in range(2):
+        photo(i).save(tmp_path / f"clip/{i}.png")
+    tested = benchmark(tmp_path, [{"prompt": "Q?", "chosen": "A", "rejected": "B", "video": "clip"}])
+    rows = [("a", "Something.", OTHER, WORSE, photo(1)), ("a", "Something.", OTHER, WORSE, photo(2))]
+    curation = curate([*rows, ("a", "Q?", OTHER, WORSE, None)])  # which is not asked about the video
+    curation.drop_contaminated(tested, [PreferenceSource("a", "mm_rlhf", "owner/name")], 6)
+    assert why(curation) == {0: ("decontamination: bench", "bench holds this image")}
+
+
+def as_jpeg(image):
+    image.save(buffer := io.BytesIO(), "JPEG", quality=60)
+    return Image.open(buffer)
+
+
+@pytest.mark.parametrize("max_hamming_distance", [0, 6])
+def test_a_pair_goes_exactly_if_a_model_trained_on_it_has_seen_a_row(curate, tmp_path, max_hamming_distance):
+    plain = {name: Image.new("RGB", (32, 32), name) for name in ("red", "blue")}
+    for name, image in {"0": photo(0), "1": photo(1), "red": plain["red"]}.items():
+        image.save(tmp_path / f"{name}.png")
+    asked = {"Describe.": "0.png", "How many?": "1.png", "Which?": "gone.png", "Hue?": "red.png", "Why?": None}
+    lines = [
+        {"id": "mmmu_1", "query": query, "response": [f"One: {query}", "Two."], "human_ranking": [0, 1], "image": image}
+        for query, image in asked.items()
+    ]
+    tested = benchmark(tmp_path, lines)
+    rows = vl_rewardbench.load(str(tmp_path / "bench.jsonl"))
+    goes = {
+        "image": [("A?", OTHER, photo(0)), ("B?", OTHER, plain["red"])],
+        "similar image": [
+            ("C?", OTHER, as_jpeg(photo(0))),
+            ("D?", OTHER, photo(1).resize((240, 180), Image.Resampling.LANCZOS)),
+            ("E?", OTHER, photo(0).crop((8, 6, 152, 114))),
+            ("F?", OTHER, photo(1).crop((16, 12, 144, 108))),
+        ],
+        "prompt and response": [
+            ("  how MANY?", "one:  how\nmany?", photo(5)),
+            ("Which?", "two.", None),
+            ("Why?", "Two.", photo(6)),
+        ],
+        "prompt": [("why? ", OTHER, None)],
+        None: [
+            ("Describe.", OTHER, None),  # a row about an image asks it
+            ("Which?", OTHER, None),  # even one that is not on disk
+            ("Why?", OTHER, photo(7)),  # a row of text asks it, but not about this image
+            ("Describe.", OTHER, photo(8)),
+            ("G?", "Two.", photo(9)),
+            ("H?", "Two.", plain["blue"]),  # all images of one colour have the same perceptual hash
+            ("I?", OTHER, None),
+        ],
+    }
+    expected = [reason for reason, pairs in goes.items() for _ in pairs]
+    curation = curate([("a", q, chosen, WORSE, image) for pairs in goes.values() for q, chosen, image in pairs])
+    seen = []
+    for i in range(len(curation.pairs)):
+        overlap = TrainingOverlap(curation.pairs.select([i]), tmp_path, max_hamming_distance)
+        reasons = set(map(overlap.reason, rows)) - {None}
+        assert len(reasons) <= 1 and overlap.images_not_read == 1
+        seen.append(reasons.pop() if reasons else None)
+    curation.drop_contaminated(tested, [PreferenceSource("a", "rlaif_v", "owner/name")], max_hamming_distance)
+    articles = {"similar image": "a"}
+    assert {i: reason for i, (_, reason) in why(curation).items()} == {
+        i: f"bench holds {articles.get(reason, 'this')} {reason}" for i, reason in enumerate(seen) if reason
+    }
+    if max_hamming_distance == 6:
+        assert seen == expected
+    left = TrainingOverlap(curation.datasets(0.0, 0)["train"], tmp_path, max_hamming_distance)
+    assert [left.reason(row) for row in rows] == [None] * 5
+
+
 def test_a_benchmark_without_known_columns_stops_the_run(tmp_path):
     with pytest.raises(ValueError, match="has no column that is known"):
         benchmark(tmp_path, [{"a": 1}])
@@ -343,7 +418,7 @@ def test_the_public_sample_of_vl_rewardbench(curate):
         pytest.skip("no sample beside the project")
     rows = [json.loads(line) for line in open(SAMPLES / "vl_rewardbench.sample.jsonl")]
     tested = BenchmarkContent("vl", str(SAMPLES / "vl_rewardbench.sample.jsonl"))
-    assert tested.images_not_read == len(rows) == 17 and len(tested.texts) == 33  # two rows share one
+    assert tested.images_not_read == len(rows) == 17 and len(tested.contents.answer_keys) == 33  # two rows share one
     assert {"RLAIF-V-68603", "RLHF-V-912", "mathverse_2279"} < tested.ids and len(tested.ids) == 16
     first, second = rows[13]["response"]
     curation = curate(
@@ -371,17 +446,17 @@ def test_row_ids():
 def test_surrogate_scores_from_a_file(curate, tmp_path):
     curation = curate([("a", f"{i}?", OTHER, WORSE, None) for i in range(4)])
     with pytest.raises(ValueError, match="None of 4 pairs has surrogate scores"):
-        curation.drop_doubtful(None, 0.0, 1.0)
+        curation.drop_low_confidence(None, 0.0, 1.0)
     scores = [[2, 1], [1, 0.5], [-1, -9]]  # none for the last
     ids = curation.column("id")[:3]
     lines = [{"id": id, "scores": pair} for id, pair in zip(ids, scores, strict=True)]
     (tmp_path / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    doubtful = curation.drop_doubtful(str(tmp_path / "scores.jsonl"), 0.0, 1.0)
-    assert [row["index"] for row in doubtful] == [1, 2] and curation.kept == [0]
+    to_repair = curation.drop_low_confidence(str(tmp_path / "scores.jsonl"), 0.0, 1.0)
+    assert [row["index"] for row in to_repair] == [1, 2] and curation.kept == [0]
     assert why(curation)[3] == ("surrogate", "the surrogate has not scored it")
-    assert (doubtful[0]["score_chosen"], doubtful[0]["score_rejected"]) == (1, 0.5)
-    assert doubtful[0]["chosen"] == [{"role": "assistant", "content": OTHER}]
-    assert "min_score_gap" in doubtful[0]["reason"] and "min_chosen_score" in doubtful[1]["reason"]
+    assert (to_repair[0]["score_chosen"], to_repair[0]["score_rejected"]) == (1, 0.5)
+    assert to_repair[0]["chosen"] == [{"role": "assistant", "content": OTHER}]
+    assert "min_score_margin" in to_repair[0]["reason"] and "min_chosen_score" in to_repair[1]["reason"]
     train = curation.datasets(0.0, 0)["train"]
     assert (train[0]["score_chosen"], train[0]["score_rejected"]) == (2.0, 1.0)
 

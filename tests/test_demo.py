@@ -34,7 +34,7 @@ def run_demo(monkeypatch, tmp_path):
                 "blank_image_subsets": {"image/misread": {"accuracy": 0.5}},
                 "baselines": {"shorter_is_better": {"accuracy": 0.25}},
             },
-            "evaluate_policy": {"greedy_accuracy": 0.6, "blind_accuracy": 0.1, "random_of_n_accuracy": 0.5}
+            "evaluate_policy": {"greedy_accuracy": 0.6, "blank_image_accuracy": 0.1, "mean_at_n": 0.5}
             | {"best_of_n_accuracy": 0.75, "pass_at_n": 0.9, "n": 8, "n_prompts": 600},
             "evaluate_mpo": {"greedy_accuracy": 0.7},
         }

@@ -64,6 +64,9 @@ def judged(policy_path, tmp_path):
         class Sampler:
             def __init__(self, *args, **kwargs): ...
 
+            def fingerprint(self, **settings):
+                return "0" * 16
+
             def __call__(self, prompts, images, n):
                 asked.extend(prompts)
                 verdicts = ("Overall Judgment - Answer {} is better.", "[[{}]]")

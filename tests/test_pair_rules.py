@@ -8,12 +8,13 @@ from datasets import Dataset, Image, List, load_from_disk
 from vl_reward.labelling import verifiers
 from vl_reward.labelling.labelled_pairs import LabelledPairs
 from vl_reward.labelling.pair_rules import (
+    RULES,
     Candidate,
-    best_against_worst,
-    best_of_right,
+    best_of_correct,
+    best_vs_worst,
+    correct_vs_incorrect,
     format_pairs,
     random_pairs,
-    right_against_wrong,
     unusable,
 )
 
@@ -27,7 +28,7 @@ SCORED += [Candidate("cut", 9.0, finished=False), Candidate("", None)]
 
 
 @pytest.mark.parametrize(
-    ("max_pairs", "min_gap", "expected", "refused", "beyond"),
+    ("max_pairs", "min_score_margin", "expected", "refused", "beyond"),
     [
         (1, 1.0, [("b", "a")], 0, 2),
         (3, 1.0, [("b", "a"), ("b", "c")], 1, 0),  # d is too close
@@ -35,10 +36,10 @@ SCORED += [Candidate("cut", 9.0, finished=False), Candidate("", None)]
         (2, 4.1, [], 2, 1),
     ],
 )
-def test_best_against_worst(max_pairs, min_gap, expected, refused, beyond):
-    pairs, reasons = best_against_worst(SCORED, max_pairs, min_gap, "seed")
+def test_best_vs_worst(max_pairs, min_score_margin, expected, refused, beyond):
+    pairs, reasons = best_vs_worst(SCORED, max_pairs, min_score_margin, "seed")
     assert texts(pairs) == expected
-    assert reasons == {"score gap too small": refused, "more than max_pairs": beyond}
+    assert reasons == {"score margin too small": refused, "more than max_pairs": beyond}
 
 
 def test_what_no_rule_looks_at_is_counted():
@@ -50,7 +51,7 @@ def test_what_no_rule_looks_at_is_counted():
 
 
 def test_a_single_finished_response_makes_no_pair():
-    for rule in (best_against_worst, random_pairs):
+    for rule in (best_vs_worst, random_pairs):
         pairs, reasons = rule([SCORED[0], *SCORED[-2:]], 3, 0.0, "seed")
         assert pairs == [] and reasons == {"fewer than two different finished responses": 1}
 
@@ -63,27 +64,27 @@ def test_random_pairs_are_drawn_by_seed_from_all_orders():
     assert len(seen) == 4 * 3  # four different usable responses, in either order
 
 
-def answered(text, score, answer, right):
-    return Candidate(text, score, answer=answer, right=right)
+def answered(text, score, answer, is_correct):
+    return Candidate(text, score, answer=answer, is_correct=is_correct)
 
 
 VERIFIED = [answered("r1", 2.0, "4", True), answered("r2", 3.0, "4", True), answered("w1", 9.0, "5", False)]
 VERIFIED += [answered("w2", 1.0, "14", False), answered("none", 4.0, None, False)]
 
 
-def test_right_against_wrong_leaves_out_answers_that_contain_the_right_one():
-    pairs, reasons = right_against_wrong(VERIFIED, 15, 99.0, "seed")
+def test_correct_vs_incorrect_leaves_out_answers_that_contain_the_correct_one():
+    pairs, reasons = correct_vs_incorrect(VERIFIED, 15, 99.0, "seed")
     assert sorted(texts(pairs)) == [("r1", "w1"), ("r2", "w1")]
-    assert +reasons == {"the right answer is contained in the wrong one": 2}
-    pairs, reasons = right_against_wrong(VERIFIED, 1, 99.0, "seed")
+    assert +reasons == {"the correct answer is contained in the incorrect one": 2}
+    pairs, reasons = correct_vs_incorrect(VERIFIED, 1, 99.0, "seed")
     assert len(pairs) == 1 and reasons["more than max_pairs"] == 1
 
 
-def test_prompts_all_right_or_all_wrong_make_no_pairs():
-    assert right_against_wrong(VERIFIED[:2], 15, 0.0, "s") == ([], {"no wrong answer": 1})
-    assert right_against_wrong(VERIFIED[2:], 15, 0.0, "s") == ([], {"no right answer": 1})
-    assert best_of_right(VERIFIED[2:], 15, 0.0, "s") == ([], {"no right answer": 1})
-    assert format_pairs(VERIFIED[2:], 15, 0.0, "s") == ([], {"no right answer": 1})
+def test_prompts_all_correct_or_all_incorrect_make_no_pairs():
+    assert correct_vs_incorrect(VERIFIED[:2], 15, 0.0, "s") == ([], {"no incorrect answer": 1})
+    assert correct_vs_incorrect(VERIFIED[2:], 15, 0.0, "s") == ([], {"no correct answer": 1})
+    assert best_of_correct(VERIFIED[2:], 15, 0.0, "s") == ([], {"no correct answer": 1})
+    assert format_pairs(VERIFIED[2:], 15, 0.0, "s") == ([], {"no correct answer": 1})
 
 
 def test_format_pairs_take_what_has_no_answer():
@@ -92,9 +93,9 @@ def test_format_pairs_take_what_has_no_answer():
     assert format_pairs(VERIFIED[:4], 15, 0.0, "s") == ([], {"every response has an answer": 1})
 
 
-def test_best_of_right_goes_by_reward_within_the_right_answers():
-    assert texts(best_of_right(VERIFIED, 3, 0.5, "s")[0]) == [("r2", "r1")]
-    assert best_of_right(VERIFIED, 3, 1.5, "s") == ([], {"score gap too small": 1, "more than max_pairs": 0})
+def test_best_of_correct_goes_by_reward_within_the_correct_answers():
+    assert texts(best_of_correct(VERIFIED, 3, 0.5, "s")[0]) == [("r2", "r1")]
+    assert best_of_correct(VERIFIED, 3, 1.5, "s") == ([], {"score margin too small": 1, "more than max_pairs": 0})
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_final_answer(response, answer):
 
 
 @pytest.mark.parametrize(
-    ("verify", "response", "answer", "right"),
+    ("verify", "response", "answer", "is_correct"),
     [
         (verifiers.exact, "Answer: Yes.", "yes", True),
         (verifiers.exact, "Answer: 19", "9", False),
@@ -130,22 +131,27 @@ def test_final_answer(response, answer):
         (verifiers.mathematical, "0.5", "0.5", False),
     ],
 )
-def test_verifiers(verify, response, answer, right):
-    assert verify(response, answer) is right
+def test_verifiers(verify, response, answer, is_correct):
+    assert verify(response, answer) is is_correct
+
+
+@pytest.mark.parametrize("functions", [RULES, verifiers.VERIFIERS])
+def test_rules_and_verifiers_are_chosen_by_their_names(functions):
+    assert [function.__name__ for function in functions.values()] == list(functions)
 
 
 def test_pairs_of_an_earlier_rule_do_not_stay(tmp_path):
     candidates = Dataset.from_dict({"id": ["one"], "prompt": ["Which?"], "images": [[]]})
     candidates = candidates.cast_column("images", List(Image()))
 
-    def label(min_gap):
+    def label(min_score_margin):
         pairs = LabelledPairs(tmp_path)
-        pairs.add(0, "one", SCORED, {"best_against_worst": best_against_worst(SCORED, 3, min_gap, "seed")})
-        settings = {"reward_model": "model", "reward_fingerprint": "0", "settings": {"rules": ["best_against_worst"]}}
+        pairs.add(0, "one", SCORED, {"best_vs_worst": best_vs_worst(SCORED, 3, min_score_margin, "seed")})
+        settings = {"reward_model": "model", "reward_fingerprint": "0", "settings": {"rules": ["best_vs_worst"]}}
         return pairs.save(candidates, 1.0, 0, settings)
 
     assert label(1.0)["pairs"] == len(load_from_disk(tmp_path / "preferences")) == 2
-    with pytest.raises(ValueError, match="No prompt gave a pair: .*score gap too small"):
+    with pytest.raises(ValueError, match="No prompt gave a pair: .*score margin too small.*Lower `min_score_margin`"):
         label(10.0)
     assert not (tmp_path / "preferences").exists() and not (tmp_path / "README.md").exists()
     assert json.loads((tmp_path / "labels.json").read_text())["pairs"] == 0

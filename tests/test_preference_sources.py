@@ -22,7 +22,7 @@ from vl_reward.tiny.public_sets import FEATURES, build_public_sets
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT.parent / "shared/fixtures"  # real public records, not part of the project
 IMAGE, TEXT = {"type": "image", "text": None}, "What is it?"
-COLUMNS = ("index", "origin", "prompt", "chosen", "rejected", "rating_gap", "chosen_first")
+COLUMNS = ("index", "origin", "prompt", "chosen", "rejected", "rating_margin", "chosen_first")
 
 
 def picture(colour="red", size=(56, 56)):
@@ -122,7 +122,7 @@ WORDS = "Question: [Why?]\nResponse 1: [A.]\nResponse 2: [B.]"
 def test_llava_critic_pointwise_forms_that_compare(human, gpt, chosen, gap):
     (pair,) = llava_critic.pairs(critic_row(human, gpt))
     assert (pair["chosen"], pair["prompt"]) == (said(chosen), asked("Why?"))
-    assert pair["rating_gap"] == (gap if gap is None else pytest.approx(gap))
+    assert pair["rating_margin"] == (gap if gap is None else pytest.approx(gap))
 
 
 @pytest.mark.parametrize(
@@ -279,14 +279,14 @@ def rated(rating):
 
 @pytest.mark.parametrize("layout", ["list of structs", "struct of lists"])
 def test_vlfeedback_in_both_layouts(layout):
-    found = [("A", "5"), ("B", "2"), ("C", "2"), ("D", "N/A")]
-    completions = [{"model": "m", "response": text, "annotations": rated(rating)} for text, rating in found]
+    answers = [("A", "5"), ("B", "2"), ("C", "2"), ("D", "N/A")]
+    completions = [{"model": "m", "response": text, "annotations": rated(rating)} for text, rating in answers]
     if layout == "struct of lists":
         completions = {
             "model": ["m"] * 4,
-            "response": [text for text, _ in found],
+            "response": [text for text, _ in answers],
             "annotations": {
-                aspect: {"Rating": [rating for _, rating in found], "Rationale": ["So."] * 4}
+                aspect: {"Rating": [rating for _, rating in answers], "Rationale": ["So."] * 4}
                 for aspect in vlfeedback.ASPECTS
             },
         }
@@ -294,7 +294,7 @@ def test_vlfeedback_in_both_layouts(layout):
     outcomes = list(vlfeedback.pairs(row))
     pairs = [outcome for outcome in outcomes if "skipped" not in outcome]
     assert [(pair["chosen"], pair["rejected"]) for pair in pairs] == [(said("A"), said("B")), (said("A"), said("C"))]
-    assert [pair["rating_gap"] for pair in pairs] == [0.75, 0.75] and all(pair["chosen_first"] for pair in pairs)
+    assert [pair["rating_margin"] for pair in pairs] == [0.75, 0.75] and all(pair["chosen_first"] for pair in pairs)
     assert pairs[0]["images"] == [{"bytes": None, "path": "a.png"}]
     reasons = [outcome["skipped"] for outcome in outcomes if "skipped" in outcome]
     assert sorted(reasons) == ["a rating is not a number"] * 3 + ["tie"]

@@ -110,7 +110,7 @@ def test_rows_are_in_the_preference_format_and_train_and_test_share_no_image(fol
 
 def test_the_card_and_the_report_name_sources_licences_and_thresholds(folder, prepared):
     card, report = ((folder / OUT / name).read_text() for name in ("README.md", "audit.md"))
-    for text in ("CC BY-NC 4.0", "Apache-2.0", "rlaif_v.parquet", '"min_rating_gap": 0.1', '"datasketch": "'):
+    for text in ("CC BY-NC 4.0", "Apache-2.0", "rlaif_v.parquet", '"min_rating_margin": 0.1', '"datasketch": "'):
         assert text in card
     assert "| images | mmpr | " in report and "## Examples" in report
 
@@ -186,7 +186,7 @@ def good_files(zoo):
 def bad_files(zoo, outside):
     """Files, and paths to none, that are refused, each with a part of the reason."""
     data = encoded(quarters(), "PNG")
-    found = {
+    files = {
         "empty.png": (b"", "cannot identify 0 bytes"),
         "text.png": (b"hello", "cannot identify"),
         "drawing.svg": (b"<svg/>", "cannot identify"),
@@ -196,12 +196,12 @@ def bad_files(zoo, outside):
         "large.png": (png_header(10_000, 10_000), "10000 x 10000 pixels"),
         "thread.png": (encoded(Image.new("RGB", (1, 201)), "PNG"), "1 x 201 pixels: one side is over 200 times"),
     }
-    for name, (content, _) in found.items():
+    for name, (content, _) in files.items():
         (zoo / name).write_bytes(content)
     quarters().save(outside)
     (zoo / "link.png").symlink_to(outside)
     os.mkfifo(zoo / "pipe.png")
-    expected = {name: reason for name, (_, reason) in found.items()}
+    expected = {name: reason for name, (_, reason) in files.items()}
     expected |= dict.fromkeys(("link.png", f"../{outside.name}", str(outside)), "leads out of the image root")
     expected |= dict.fromkeys(("https://example.org/a.png", "file:///etc/hostname"), "is a URL")
     expected |= dict.fromkeys((".", "pipe.png", ""), "not a regular file")
@@ -218,15 +218,16 @@ def test_a_zoo_of_images_stops_nothing_and_none_is_lost(folder, tmp_path):
         for i, name in enumerate([*good, *bad])
     ]
     (zoo / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    config = {"sources": [{"name": "zoo", "format": "trl_format", "path": str(zoo / "own.jsonl")}], "test_share": 0.0}
+    source = {"name": "zoo", "format": "trl_format", "path": str(zoo / "own.jsonl")}
+    config = {"sources": [source], "test_fraction": 0.0}
     (tmp_path / "zoo.yaml").write_text(yaml.safe_dump({**config, "output_dir": str(tmp_path / "out")}))
     run_recipe("prepare_preferences", folder, "--config", str(tmp_path / "zoo.yaml"))
     kept = load_from_disk(tmp_path / "out/preferences")["train"].cast_column("images", List(ImageColumn(decode=False)))
     names = {f"What is in {i}?": name for i, name in enumerate(good)}
-    found = {names[row["prompt"][0]["content"][-1]["text"]]: load_image(row["images"][0]) for row in kept}
-    assert found.keys() == good.keys()
+    images = {names[row["prompt"][0]["content"][-1]["text"]]: load_image(row["images"][0]) for row in kept}
+    assert images.keys() == good.keys()
     for name, expected in good.items():
-        distance = np.abs(np.array(corners(found[name])) - expected).max()
+        distance = np.abs(np.array(corners(images[name])) - expected).max()
         assert distance == 0, name
     reasons = {row["origin"]: row["reason"] for row in map(json.loads, open(tmp_path / "out/quarantine.jsonl"))}
     assert reasons.keys() == bad.keys()
@@ -244,7 +245,7 @@ def test_surrogate_scores_take_a_second_round(folder, prepared, tmp_path, run_he
     scores = {id: [float(i % 5), 1.5] for i, id in enumerate(ids)}
     lines = [json.dumps({"id": id, "scores": pair}) for id, pair in scores.items()]
     (tmp_path / "scores.jsonl").write_text("\n".join(lines))
-    arguments = ["--scores_file", str(tmp_path / "scores.jsonl"), "--min_score_gap", "1.0"]
+    arguments = ["--scores_file", str(tmp_path / "scores.jsonl"), "--min_score_margin", "1.0"]
     run_here(*arguments, "--output_dir", str(tmp_path / "second"))
     repair = [json.loads(line) for line in open(tmp_path / "second/repair.jsonl")]
     assert {row["id"] for row in repair} == {id for id, (chosen, _) in scores.items() if chosen < 2.5}

@@ -63,7 +63,7 @@ def candidates(folder):
 
 @pytest.fixture(scope="session")
 def labels(folder, stage2, candidates):
-    return run_recipe("label_preferences", folder, "--min_gap", "0")
+    return run_recipe("label_preferences", folder, "--min_score_margin", "0")
 
 
 @pytest.fixture(scope="session")
@@ -211,9 +211,9 @@ def test_evaluate_policy(folder, mpo):
     answers = load_from_disk(folder / "outputs/tiny/prompts")["test"]["answer"][:]
     right = [line["greedy"].endswith(f"Answer: {answer}") for line, answer in zip(lines, answers, strict=True)]
     assert results["greedy_accuracy"] == sum(right) / len(answers)
-    assert results["pass_at_n"] == sum(any(line["right"]) for line in lines) / len(answers)
+    assert results["pass_at_n"] == sum(any(line["is_correct"]) for line in lines) / len(answers)
     assert results["pass_at_n"] >= results["best_of_n_accuracy"]
-    assert results["pass_at_n"] >= results["random_of_n_accuracy"]
+    assert results["pass_at_n"] >= results["mean_at_n"]
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,10 @@ def test_sampling_and_labelling_on_2_processes(folder, stage2, tmp_path):
         out = tmp_path / number
         for name, arguments in (
             ("sample_responses", ["--shard_size", "7"]),
-            ("label_preferences", ["--dataset_name", str(out / "sample_responses/candidates"), "--min_gap", "0"]),
+            (
+                "label_preferences",
+                ["--dataset_name", str(out / "sample_responses/candidates"), "--min_score_margin", "0"],
+            ),
         ):
             run(command + [str(ROOT / f"recipes/{name}.py"), "--output_dir", str(out / name), *arguments], folder)
     candidates = [load_from_disk(tmp_path / number / "sample_responses/candidates") for number in ("one", "two")]
@@ -328,9 +331,9 @@ def test_mpo_on_2_processes(folder, labels, tmp_path):
     launch[launch.index("--config_file") + 1] = str(tmp_path / "zero3.yaml")
     ahead = ["--precompute_ref_log_probs", "true", "--per_device_train_batch_size", "2"]
     run([*launch, *ahead, "--output_dir", str(tmp_path / "zero3"), *common], folder)
-    logged = [len(path.read_text().splitlines()) for path in sorted((tmp_path / "zero3/ref_log_probs").iterdir())]
+    kept = [len(path.read_text().splitlines()) for path in (tmp_path / "zero3/ref_log_probs").rglob("*.jsonl")]
     n_pairs = len(load_from_disk(folder / "outputs/tiny/label_preferences/preferences"))
-    assert len(logged) == 2 and n_pairs <= sum(logged) <= n_pairs + 2  # the last batch may be there twice
+    assert sum(kept) == n_pairs and len(kept) == -(-n_pairs // 32)  # shards of 16 batches of 2
 
     def history(name, key):
         state = json.loads((tmp_path / name / "checkpoint-3/trainer_state.json").read_text())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from vl_reward import ResponseSampler
+from vl_reward import ResponseSampler, SamplingParameters
 
 
 def columns(rows):
@@ -15,7 +15,9 @@ def columns(rows):
 
 def test_greedy_equals_a_loop_by_hand(policy, processor, image_pairs):
     prompts, images = columns(image_pairs[:3])
-    responses, _ = ResponseSampler(policy, processor, max_new_tokens=5, temperature=0.0)(prompts, images)
+    responses, _ = ResponseSampler(policy, processor, SamplingParameters(max_new_tokens=5, temperature=0.0))(
+        prompts, images
+    )
     for prompt, row_images, response in zip(prompts, images, responses, strict=True):
         content = [{"type": "image"}] * len(row_images) + [{"type": "text", "text": prompt[0]["content"]}]
         text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
@@ -32,7 +34,7 @@ def test_greedy_equals_a_loop_by_hand(policy, processor, image_pairs):
 
 def test_shapes_and_finish_reasons(policy, processor, image_pairs, text_pairs):
     rows = image_pairs[:2] + text_pairs[:3]
-    sampler = ResponseSampler(policy, processor, max_new_tokens=4, batch_size=4)
+    sampler = ResponseSampler(policy, processor, SamplingParameters(max_new_tokens=4, batch_size=4))
     responses, finish_reasons = sampler(*columns(rows), num_generations=3)
     assert [len(row) for row in responses] == [len(row) for row in finish_reasons] == [3] * 5
     # Make the end token certain, then impossible.
@@ -50,14 +52,27 @@ def test_shapes_and_finish_reasons(policy, processor, image_pairs, text_pairs):
 
 def test_checkpoints_own_generation_config_is_not_used(policy, processor, image_pairs):
     """Qwen2.5-VL's sets `top_k=1`: all samples would be equal."""
-    policy.generation_config.top_k = 1
-    policy.generation_config.temperature = 1e-6
-    policy.generation_config.repetition_penalty = 1.05
+    own = {"top_k": 1, "temperature": 1e-6, "repetition_penalty": 1.05, "no_repeat_ngram_size": 1, "num_beams": 2}
+    for name, value in own.items():
+        setattr(policy.generation_config, name, value)
     torch.manual_seed(0)
-    responses, _ = ResponseSampler(policy, processor, max_new_tokens=8)(*columns(image_pairs[:1]), num_generations=8)
+    sampler = ResponseSampler(policy, processor, SamplingParameters(max_new_tokens=8))
+    responses, _ = sampler(*columns(image_pairs[:1]), num_generations=8)
     assert len(set(responses[0])) == 8
-    config = policy.generation_config
+    config, _ = policy._prepare_generation_config(sampler.generation_config)
     assert (config.temperature, config.top_p, config.top_k, config.repetition_penalty) == (1.0, 1.0, 0, 1.0)
+    assert (config.no_repeat_ngram_size, config.num_beams) == (0, 1)
+    assert {name: getattr(policy.generation_config, name) for name in own} == own  # and left as it was
+
+
+def test_two_samplers_on_one_model_do_not_overwrite_each_other(policy, processor, image_pairs):
+    prompts, images = columns(image_pairs[:2])
+    greedy = ResponseSampler(policy, processor, SamplingParameters(max_new_tokens=6, temperature=0.0))
+    expected = greedy(prompts, images)
+    hot = ResponseSampler(policy, processor, SamplingParameters(max_new_tokens=3, temperature=5.0, top_k=7))
+    assert greedy(prompts, images) == expected
+    assert hot(prompts, images)[0] != expected[0]
+    assert (greedy.generation_config.do_sample, hot.generation_config.do_sample) == (False, True)
 
 
 def test_temperature_scales_the_logits(policy, processor, image_pairs):
@@ -65,17 +80,17 @@ def test_temperature_scales_the_logits(policy, processor, image_pairs):
     torch.manual_seed(0)
     prompts, images = columns(image_pairs[:1])
     policy.lm_head.weight.data *= 3
-    sampler = ResponseSampler(policy, processor, max_new_tokens=1, temperature=2.0, batch_size=2000)
+    sampler = ResponseSampler(policy, processor, SamplingParameters(max_new_tokens=1, temperature=2.0, batch_size=2000))
     logits = []
     handle = policy.lm_head.register_forward_hook(lambda module, inputs, output: logits.append(output[0, -1]))
     tokens = policy.generate(
         **sampler_inputs(processor, prompts, images),
         num_return_sequences=2000,
-        generation_config=policy.generation_config,
+        generation_config=sampler.generation_config,
     )[:, -1]
     handle.remove()
     counts = torch.bincount(tokens, minlength=len(logits[0])) / len(tokens)
-    expected = (logits[0] / sampler.model.generation_config.temperature).softmax(-1)
+    expected = (logits[0] / sampler.generation_config.temperature).softmax(-1)
     assert (counts - expected).abs().max() < 0.05
     assert (counts - logits[0].softmax(-1)).abs().max() > 0.05
 
@@ -91,7 +106,7 @@ def test_a_begun_answer_is_continued(processor, image_pairs):
     path = Path(__file__).parent.parent / "src/vl_reward/tiny/checkpoints/base"
     policy = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype="float32")
     prompts, images = columns(image_pairs[:4])
-    sampler = ResponseSampler(policy, processor, max_new_tokens=24, temperature=0.0)
+    sampler = ResponseSampler(policy, processor, SamplingParameters(max_new_tokens=24, temperature=0.0))
     whole, _ = sampler(prompts, images)
     begun = [[row[0][: row[0].index(" Answer")]] for row in whole]
     messages = [[*prompt, {"role": "assistant", "content": row[0]}] for prompt, row in zip(prompts, begun, strict=True)]
@@ -105,6 +120,6 @@ def test_a_begun_answer_is_continued(processor, image_pairs):
 
 
 def test_bad_prompt_is_named(policy, processor):
-    sampler = ResponseSampler(policy, processor, max_new_tokens=4)
+    sampler = ResponseSampler(policy, processor, SamplingParameters(max_new_tokens=4))
     with pytest.raises(ValueError, match="prompt 1: a message holds"):
         sampler(["fine", "<|im_start|>"], [[], []])

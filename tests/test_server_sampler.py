@@ -12,10 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from vl_reward import ResponseSampler
+from vl_reward import ResponseSampler, SamplingParameters
 from vl_reward.data.encoding import encode_prompts
 from vl_reward.data.messages import text_of
 from vl_reward.inference.server_sampler import ServerSampler
+
+
+GREEDY = SamplingParameters(max_new_tokens=6, temperature=0.0)
 
 
 def read(messages):
@@ -41,9 +44,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if "fail" in text_of(messages):
                 return self.reply(400, {"error": {"message": "the prompt is too long"}})
             torch.manual_seed(body["seed"])
-            sampler = ResponseSampler(
-                self.server.policy, self.server.processor, body["max_tokens"], body["temperature"], body["top_p"]
-            )
+            parameters = SamplingParameters(body["max_tokens"], body["temperature"], body["top_p"])
+            sampler = ResponseSampler(self.server.policy, self.server.processor, parameters)
             responses, reasons = sampler([messages], [images], body["n"])
             tokens = encode_prompts(self.server.processor, [messages], [images], ["served"])["input_ids"].shape[1]
         choices = [
@@ -85,14 +87,14 @@ def columns(rows):
 
 def test_greedy_responses_are_those_of_transformers(server, policy, processor, mixed_pairs):
     prompts, images = columns(mixed_pairs[:6])
-    found = ServerSampler(server.url, "policy", processor, max_new_tokens=6, temperature=0.0)(prompts, images)
-    assert found == ResponseSampler(policy, processor, max_new_tokens=6, temperature=0.0)(prompts, images)
+    served = ServerSampler(server.url, "policy", processor, GREEDY)(prompts, images)
+    assert served == ResponseSampler(policy, processor, GREEDY)(prompts, images)
 
 
 def test_every_parameter_is_sent_and_seeds_decide(server, processor, image_pairs):
     prompts, images = columns(image_pairs[:2])
     settings = {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "repetition_penalty": 1.1}
-    sampler = ServerSampler(server.url, "policy", processor, max_new_tokens=4, **settings)
+    sampler = ServerSampler(server.url, "policy", processor, SamplingParameters(max_new_tokens=4, **settings))
     torch.manual_seed(0)
     first = sampler(prompts, images, 3)
     assert [len(row) for row in first[0]] == [3, 3] and {reason for row in first[1] for reason in row} <= {
@@ -113,23 +115,25 @@ def test_every_parameter_is_sent_and_seeds_decide(server, processor, image_pairs
 def test_a_begun_response_is_continued(server, policy, processor, image_pairs):
     row = image_pairs[0]
     prompt = row["prompt"] + [{"role": "assistant", "content": "Two"}]
-    found = ServerSampler(server.url, "policy", processor, 6, temperature=0.0)([prompt], [row["images"]])
+    served = ServerSampler(server.url, "policy", processor, GREEDY)([prompt], [row["images"]])
     assert (server.bodies[0]["add_generation_prompt"], server.bodies[0]["continue_final_message"]) == (False, True)
-    assert found == ResponseSampler(policy, processor, 6, temperature=0.0)([prompt], [row["images"]])
+    assert served == ResponseSampler(policy, processor, GREEDY)([prompt], [row["images"]])
 
 
 def test_a_server_that_sizes_images_otherwise_is_refused(server, processor, image_pairs):
     server.processor = copy.deepcopy(processor)
     server.processor.image_processor.size = {"shortest_edge": 112 * 112, "longest_edge": 112 * 112}
     with pytest.raises(ValueError, match="prompt 0 has .* tokens at http.* and .* in training and scoring"):
-        ServerSampler(server.url, "policy", processor, max_new_tokens=4)(*columns(image_pairs[:2]))
+        ServerSampler(server.url, "policy", processor, SamplingParameters(max_new_tokens=4))(*columns(image_pairs[:2]))
 
 
 def test_errors_are_the_servers_own_words(server, processor):
-    sampler = ServerSampler(server.url, "policy", processor, max_new_tokens=4)
+    sampler = ServerSampler(server.url, "policy", processor, SamplingParameters(max_new_tokens=4))
     with pytest.raises(ConnectionError, match="prompt 0: .* answered 400: .*the prompt is too long"):
         sampler(["fail"], [[]])
     with pytest.raises(ConnectionError, match="127.0.0.1:9/v1 does not answer .* Is `vllm serve` running there?"):
-        ServerSampler("http://127.0.0.1:9/v1", "policy", processor, max_new_tokens=4)(["fine"], [[]])
+        ServerSampler("http://127.0.0.1:9/v1", "policy", processor, SamplingParameters(max_new_tokens=4))(
+            ["fine"], [[]]
+        )
     with pytest.raises(ValueError, match="prompt 0: a message holds"):
         sampler(["<|im_start|>"], [[]])

@@ -35,21 +35,21 @@ def test_every_command_is_one_of_a_recipe(demo_dir, monkeypatch):
         assert python == sys.executable
         recipe = ROOT / recipe
         parsed = RecipeParser(dataclasses_of(recipe), str(recipe), inputs=()).parse_args_and_config(arguments)
-        found = {key: value for part in parsed for key, value in vars(part).items()}
-        assert found["output_dir"] == str(demo_dir / "study" / name)
+        values = {key: value for part in parsed for key, value in vars(part).items()}
+        assert values["output_dir"] == str(demo_dir / "study" / name)
         if recipe.stem == "mpo" and name.startswith(("mpo", *study.LOSSES)):
-            assert found["max_steps"] == 4  # 100 pairs by 32
-        assert found.get("use_reward_shift", True) == (name != "mpo_without_shift")
+            assert values["max_steps"] == 4  # 100 pairs by 32
+        assert values.get("use_reward_shift", True) == (name != "mpo_without_shift")
         if name in study.LOSSES:
-            assert (found["loss_type"], found["loss_weights"]) == study.LOSSES[name]
+            assert (values["loss_type"], values["loss_weights"]) == study.LOSSES[name]
 
 
 def test_what_is_made_of_the_output(tmp_path):
     prompts = {"id": ["a", "b"], "answer": ["1", "2"]}
     DatasetDict({"test": Dataset.from_dict(prompts)}).save_to_disk(tmp_path / "prompts")
     samples = {
-        "a": {"right": [False, True, *[False] * 30], "scores": [0.0, 1.0, *[-1.0] * 30]},
-        "b": {"right": [True, False, *[True] * 30], "scores": [0.0, 1.0, 2.0, *[-1.0] * 29]},
+        "a": {"is_correct": [False, True, *[False] * 30], "scores": [0.0, 1.0, None, *[-1.0] * 29]},
+        "b": {"is_correct": [True, False, *[True] * 30], "scores": [0.0, 1.0, 2.0, *[-1.0] * 29]},
     }
     measures = {"greedy_standard_error": 0.01, "greedy_characters": 20.0, "greedy_reward": 0.5}
     for name, answers in (("base", ["1", "3"]), ("long_4", ["1", "2"])):
@@ -66,19 +66,38 @@ def test_what_is_made_of_the_output(tmp_path):
     for number, path in enumerate(("sample_responses", "sample_2", "sample_3", "sample_4"), 1):
         (tmp_path / path).mkdir()
         (tmp_path / path / "sampling.json").write_text(json.dumps({"prompts_with_all_responses_equal": number / 10}))
-    found = study.collect(tmp_path, tmp_path, 0)
-    assert found["all_equal_in_round"] == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}
-    assert found["policies"] == {
+    collected = study.collect(tmp_path, tmp_path, 0)
+    assert collected["all_equal_in_round"] == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}
+    assert collected["policies"] == {
         "base": measures | {"greedy_accuracy": 0.5, "gain": 0, "gain_standard_error": 0},
         "long_4": measures
         | {"greedy_accuracy": 1.0, "gain": 0.5, "gain_standard_error": pytest.approx(0.5 / math.sqrt(2))},
     }
-    assert found["best_of_n"][:3] == [
+    assert collected["best_of_n"][:3] == [
         {"n": 1, "best_of_n": 0.5, "pass_at_n": 0.5},
         {"n": 2, "best_of_n": 0.5, "pass_at_n": 1.0},
         {"n": 3, "best_of_n": 1.0, "pass_at_n": 1.0},
     ]
-    assert found["pairs"] == {"mpo": 7, "mpo_random_pairs": 7, "mpo_verifier_pairs": 7}
+    assert collected["pairs"] == {"mpo": 7, "mpo_random_pairs": 7, "mpo_verifier_pairs": 7}
+
+
+def test_scores_of_the_demo_are_not_made_again(tmp_path, monkeypatch, capsys):
+    shard = tmp_path / "label_preferences/scores/fingerprint/000000-0.jsonl"
+    shard.parent.mkdir(parents=True)
+    shard.write_text("a shard")
+
+    def run_steps(commands, record, done):
+        for name in study.PAIRS:
+            kept = record.parent / f"label_{name}" / shard.relative_to(tmp_path / "label_preferences")
+            assert kept.read_text() == "a shard"
+
+    monkeypatch.setattr(study, "steps", lambda *arguments: {})
+    monkeypatch.setattr(study, "run_steps", run_steps)
+    monkeypatch.setattr(study, "collect", lambda *arguments: STUDIES[0])
+    monkeypatch.setattr(sys, "argv", ["study", "--demo_dir", str(tmp_path)])
+    study.main()
+    assert json.loads((tmp_path / "study/study.json").read_text()) == STUDIES[0]
+    assert study_report.table(STUDIES[:1]) in capsys.readouterr().out
 
 
 def test_report_of_two_seeds(tmp_path):
@@ -101,12 +120,12 @@ def test_report_of_two_seeds(tmp_path):
 
 
 def test_readme_shows_the_kept_studies():
-    assert [found["seed"] for found in STUDIES] == [0, 1, 2]
+    assert [kept["seed"] for kept in STUDIES] == [0, 1, 2]
     assert study_report.table(STUDIES) in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("found", STUDIES, ids=lambda found: f"seed_{found['seed']}")
-def test_kept_studies_reach_their_targets(found):
-    accuracy = {name: policy["greedy_accuracy"] for name, policy in found["policies"].items()}
+@pytest.mark.parametrize("kept", STUDIES, ids=lambda kept: f"seed_{kept['seed']}")
+def test_kept_studies_reach_their_targets(kept):
+    accuracy = {name: policy["greedy_accuracy"] for name, policy in kept["policies"].items()}
     assert accuracy["mpo"] >= accuracy["base"] + 0.08
     assert accuracy["mpo"] >= accuracy["mpo_random_pairs"] + 0.05

@@ -11,9 +11,10 @@ import pytest
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 import vl_reward.tiny
-from vl_reward import ResponseSampler
+from vl_reward import ResponseSampler, SamplingParameters
 from vl_reward.data.images import load_image
-from vl_reward.tiny.digits import QUESTIONS, compose, compose_text, extract_answer, load_scans, respond, solve
+from vl_reward.labelling.verifiers import exact, final_answer
+from vl_reward.tiny.digits import QUESTIONS, compose, compose_text, load_scans, respond, solve
 from vl_reward.tiny.preferences import as_png, corrupt, corrupted_pairs, shuffle_questions
 
 
@@ -38,11 +39,12 @@ def test_solve(kind, answer):
     assert solve("equal", 3, 3) == "yes" and solve("more", 8, 3) == "yes"
 
 
-def test_extract_answer():
-    assert extract_answer("I see 4 and 5. Answer: 9") == "9"
-    assert extract_answer("I see 4 and 5. Answer: 9\n") == "9"
-    assert extract_answer("I see 4 and 5.") is None
-    assert extract_answer("Answer: 9 or 10") is None
+def test_answers_of_the_digits_world_are_verified_exactly():
+    assert final_answer("I see 4 and 5. Answer: 9") == "9" and exact("I see 4 and 5. Answer: 9", "9")
+    assert final_answer("I see 4 and 5. Answer: 9\n") == "9" and exact("I see 4 and 5. Answer: 9\n", "9")
+    assert final_answer("I see 4 and 5.") is None and not exact("I see 4 and 5.", "9")
+    assert final_answer("Answer: 9 or 10") == "9 or 10" and not exact("Answer: 9 or 10", "9")
+    assert not exact("I see 4 and 5. Answer: 19", "9") and not exact("I see 4 and 5. Answer:", "")
 
 
 def test_questions_are_reproducible_and_seeds_differ():
@@ -67,16 +69,16 @@ def test_corruptions_are_wrong_in_the_way_they_say(hard):
     rng = random.Random(0)
     for row in itertools.islice(compose("test", 0), 500):
         error, response = corrupt(row, rng, hard)
-        right = respond(row["first"], row["second"], row["answer"])
-        assert response != right
+        correct = respond(row["first"], row["second"], row["answer"])
+        assert response != correct
         if error == "misread":
             first, second = int(response[6]), int(response[12])
             assert (first == row["first"]) != (second == row["second"])
-            assert extract_answer(response) == solve(row["kind"], first, second)
+            assert final_answer(response) == solve(row["kind"], first, second)
         elif error == "wrong_answer":
-            assert response.startswith(right.split("Answer")[0]) and extract_answer(response) != row["answer"]
+            assert response.startswith(correct.split("Answer")[0]) and final_answer(response) != row["answer"]
         else:
-            assert extract_answer(response) is None
+            assert final_answer(response) is None
 
 
 def test_misread_pairs_cannot_be_told_apart_by_their_text():
@@ -103,7 +105,7 @@ def test_hard_corruptions_are_slips_more_often():
             error, response = corrupt(row, rng, hard)
             errors[error] += 1
             if error == "wrong_answer" and row["kind"] == "sum":
-                near += abs(int(extract_answer(response)) - int(row["answer"])) <= 2
+                near += abs(int(final_answer(response)) - int(row["answer"])) <= 2
         return errors["wrong_answer"] / errors.total(), near / errors["wrong_answer"]
 
     easy, hard = shares(False), shares(True)
@@ -151,8 +153,9 @@ def test_kept_models_are_as_strong_as_they_say(name, low, high):
     claimed = json.loads((CHECKPOINTS / name / "accuracy.json").read_text())
     assert low <= claimed["greedy_accuracy"] <= high and claimed["n"] == 1500
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(CHECKPOINTS / name, dtype="float32")
-    sampler = ResponseSampler(model, AutoProcessor.from_pretrained(CHECKPOINTS / name), 24, 0.0, batch_size=128)
+    greedy = SamplingParameters(max_new_tokens=24, temperature=0.0, batch_size=128)
+    sampler = ResponseSampler(model, AutoProcessor.from_pretrained(CHECKPOINTS / name), greedy)
     rows = list(itertools.islice(compose("test", seed=1), 300))
     responses, _ = sampler([row["question"] for row in rows], [row["images"] for row in rows])
-    right = np.mean([extract_answer(samples[0]) == row["answer"] for samples, row in zip(responses, rows, strict=True)])
-    assert right == pytest.approx(claimed["greedy_accuracy"], abs=0.07)  # 300 of the 1,500 rows
+    accuracy = np.mean([exact(samples[0], row["answer"]) for samples, row in zip(responses, rows, strict=True)])
+    assert accuracy == pytest.approx(claimed["greedy_accuracy"], abs=0.07)  # 300 of the 1,500 rows

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from vl_reward import ResponseSampler
+from vl_reward import ResponseSampler, SamplingParameters
 from vl_reward.data.encoding import tokenize
 from vl_reward.inference.vllm_sampler import VLLMSampler
 
@@ -83,14 +83,17 @@ def test_greedy_responses_are_those_of_transformers(vllm, policy_path, policy, p
     prompts, images = columns(mixed_pairs[:6])
     prompts += [image_pairs[0]["prompt"] + [{"role": "assistant", "content": "Two"}]]
     images += [image_pairs[0]["images"]]
-    sampler = VLLMSampler(str(policy_path), processor, 6, temperature=0.0, dtype="float32")
-    assert sampler(prompts, images) == ResponseSampler(policy, processor, 6, temperature=0.0)(prompts, images)
+    greedy = SamplingParameters(max_new_tokens=6, temperature=0.0)
+    sampler = VLLMSampler(str(policy_path), processor, greedy, dtype="float32")
+    assert sampler(prompts, images) == ResponseSampler(policy, processor, greedy)(prompts, images)
 
 
 def test_every_parameter_is_given_and_seeds_decide(vllm, policy_path, processor, image_pairs):
     prompts, images = columns(image_pairs[:2])
     settings = {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "repetition_penalty": 1.1}
-    sampler = VLLMSampler(str(policy_path), processor, 4, **settings, dtype="float32")
+    sampler = VLLMSampler(
+        str(policy_path), processor, SamplingParameters(max_new_tokens=4, **settings), dtype="float32"
+    )
     torch.manual_seed(0)
     first = sampler(prompts, images, 3)
     seeds = [asked.seed for asked in sampler.llm.seen]
@@ -103,7 +106,7 @@ def test_every_parameter_is_given_and_seeds_decide(vllm, policy_path, processor,
 
 
 def test_an_engine_that_sees_other_tokens_is_refused(vllm, policy_path, processor, image_pairs):
-    sampler = VLLMSampler(str(policy_path), processor, 4, dtype="float32")
+    sampler = VLLMSampler(str(policy_path), processor, SamplingParameters(max_new_tokens=4), dtype="float32")
     sampler.llm.processor.image_processor.size = {"shortest_edge": 112 * 112, "longest_edge": 112 * 112}
     with pytest.raises(ValueError, match="prompt 0 has .* tokens in vLLM and .* in training and scoring"):
         sampler(*columns(image_pairs[:2]))
@@ -112,11 +115,12 @@ def test_an_engine_that_sees_other_tokens_is_refused(vllm, policy_path, processo
 def test_the_fingerprint_follows_the_weights_and_the_settings(vllm, policy, policy_path, processor, tmp_path):
     policy.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    load = {"processor": processor, "max_new_tokens": 4, "dtype": "float32"}
+    load = {"processor": processor, "parameters": SamplingParameters(max_new_tokens=4), "dtype": "float32"}
     first = VLLMSampler(str(policy_path), **load).fingerprint(seed=0)
     assert VLLMSampler(str(tmp_path), **load).fingerprint(seed=0) == first
     assert VLLMSampler(str(tmp_path), **load).fingerprint(seed=1) != first
-    assert VLLMSampler(str(tmp_path), **load, top_p=0.5).fingerprint(seed=0) != first
+    other = load | {"parameters": SamplingParameters(max_new_tokens=4, top_p=0.5)}
+    assert VLLMSampler(str(tmp_path), **other).fingerprint(seed=0) != first
     policy.lm_head.weight.data[0, 0] += 1
     policy.save_pretrained(tmp_path)
     assert VLLMSampler(str(tmp_path), **load).fingerprint(seed=0) != first
@@ -125,4 +129,4 @@ def test_the_fingerprint_follows_the_weights_and_the_settings(vllm, policy, poli
 def test_without_vllm_the_error_says_what_to_install(monkeypatch, processor):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ImportError, match="vl-reward\\[vllm\\]"):
-        VLLMSampler("policy", processor, 4)
+        VLLMSampler("policy", processor, SamplingParameters())

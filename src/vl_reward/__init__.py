@@ -1,7 +1,8 @@
 """Train vision-language reward models with TRL, and use them."""
 
-from .arguments.model_config import VisionModelConfig
+from .arguments.model_config import RewardModelConfig, VisionModelConfig
 from .arguments.recipe_parser import RecipeParser
+from .arguments.sampling_parameters import SamplingParameters
 from .data.collators import DataCollatorForVisionReward
 from .inference.scorer import RewardScorer
 from .inference.transformers_sampler import ResponseSampler
@@ -17,7 +18,9 @@ __all__ = [
     "Qwen2_5_VLForSequenceClassification",
     "RecipeParser",
     "ResponseSampler",
+    "RewardModelConfig",
     "RewardScorer",
+    "SamplingParameters",
     "VisionModelConfig",
     "VisionRewardTrainer",
     "share_prefixes",

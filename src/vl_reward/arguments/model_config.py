@@ -1,4 +1,4 @@
-"""TRL's model arguments, and the one that vision-language models need besides."""
+"""TRL's model arguments, and those that vision-language models and reward models need besides."""
 
 from dataclasses import dataclass, field
 
@@ -22,10 +22,35 @@ class VisionModelConfig(ModelConfig):
         default=1280 * 28 * 28,
         metadata={
             "help": "Larger images are scaled down to this many pixels. One visual token of Qwen2.5-VL is 28 x 28 "
-            "pixels, so this is 1,280 tokens; the limit in the hub's checkpoints is 16,384."
+            "pixels, so the default is 1,280 tokens; the limit in the hub's checkpoints is 16,384."
         },
     )
     share_prefixes: bool = field(
         default=True,
-        metadata={"help": "Whether the tokens and images that rows of a batch have in common are computed once."},
+        metadata={"help": "The tokens and images that rows of a batch have in common are computed once."},
+    )
+
+
+@dataclass
+class RewardModelConfig(ModelConfig):
+    """
+    [`~trl.ModelConfig`] of a reward model that scores.
+
+    Parameters:
+        max_batch_tokens (`int`, *optional*, defaults to `16384`):
+            Tokens scored at a time, per process.
+        max_length (`int`, *optional*):
+            Refuse a response with more tokens than this, prompt and images included.
+        share_prefixes (`bool`, *optional*, defaults to `True`):
+            Whether the tokens and images that responses have in common are computed once.
+    """
+
+    max_batch_tokens: int = field(
+        default=16384, metadata={"help": "This many tokens are scored at a time, per process."}
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "A response with more tokens, prompt and images included, is refused."}
+    )
+    share_prefixes: bool = field(
+        default=True, metadata={"help": "The tokens and images that responses have in common are computed once."}
     )

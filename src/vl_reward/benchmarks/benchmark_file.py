@@ -81,7 +81,7 @@ def read_rows(source: str, columns: tuple[str, ...], optional: tuple[str, ...] =
     return [{name: row.get(name) for name in columns + optional} for row in rows]
 
 
-def checked_texts(source: str, i: int, texts: object, least: int) -> list[str]:
+def check_texts(source: str, i: int, texts: object, least: int) -> list[str]:
     """
     The responses of row `i`.
 

@@ -3,7 +3,13 @@
 from pathlib import Path
 
 
-FRAMES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+FRAME_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+
+
+def frames_of(video: Path) -> list[str]:
+    """The frames of a video, which is a folder of images, in the order of their names. What is no folder has none."""
+    files = video.iterdir() if video.is_dir() else ()
+    return sorted(str(file) for file in files if file.suffix.lower() in FRAME_SUFFIXES)
 
 
 class BenchmarkImages:
@@ -21,27 +27,28 @@ class BenchmarkImages:
 
     def of(self, rows: list[dict]) -> list[list]:
         """
-        The images of each row; those of a video are its frames, in the order of their names.
+        The images of each row; those of a video are its frames.
 
         Raises:
             ValueError: If a path leaves the folder. A benchmark's file comes from others.
             FileNotFoundError: If there is no such image, or a folder without frames. The row is named.
         """
-        return [[found for image in row["images"] for found in self._find(i, image)] for i, row in enumerate(rows)]
+        return [[one for image in row["images"] for one in self.find(image, f"Row {i}")] for i, row in enumerate(rows)]
 
-    def _find(self, i: int, image) -> list:
+    def find(self, image, row: str = "A row") -> list:
+        """What one entry of a row's `images` stands for, as [`load_image`] takes it. Errors name `row`."""
         if isinstance(image, dict) and image.get("bytes") is None:
-            image = image["path"]
+            image = image.get("path")
         if not isinstance(image, str):
             return [image]
         path = (self.folder / image).resolve()
         if not path.is_relative_to(self.folder):
-            raise ValueError(f"Row {i}: the image {image} lies outside of {self.folder}. Set `image_folder`.")
-        if path.is_dir() and (frames := sorted(str(f) for f in path.iterdir() if f.suffix.lower() in FRAMES)):
+            raise ValueError(f"{row}: the image {image} lies outside of {self.folder}. Set `image_folder`.")
+        if frames := frames_of(path):
             return frames
         if not path.is_file():
             raise FileNotFoundError(
-                f"Row {i}: there is no image {path}. Fetch the benchmark's images, or set `image_folder` to where they "
+                f"{row}: there is no image {path}. Fetch the benchmark's images, or set `image_folder` to where they "
                 "are; results from a `scores_file` need none."
             )
         return [str(path)]

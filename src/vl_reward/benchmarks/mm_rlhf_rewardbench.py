@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .accuracy import count_ties, estimate, group_rows, pair_credits, ratio, subset_results
-from .benchmark_file import checked_texts, read_rows
+from .benchmark_file import check_texts, read_rows
+from .report.accuracy import estimate_ratio, group_rows, pair_credits, summarize_pairs
 
 
 HUB_ID = "yifanzhang114/MM-RLHF-RewardBench"
@@ -43,7 +43,7 @@ def load(source: str = HUB_ID) -> list[dict]:
                 "subset": category,
                 "prompt": row["prompt"],
                 "images": [image],
-                "responses": checked_texts(source, i, [row["chosen"], row["rejected"]], 2),
+                "responses": check_texts(source, i, [row["chosen"], row["rejected"]], 2),
                 "preferred": 0,
             }
         )
@@ -60,32 +60,15 @@ def summarize(rows: list[dict], scores: list[list[float]]) -> dict:
     """
     The numbers of `cal_performance_mmreweard_bench.py`: accuracy over pairs, and ACC+, the share of prompts all of
     whose pairs are right; both over all and by category. Intervals resample prompts, whose pairs belong together.
-
-    Args:
-        rows (`list[dict]`):
-            Rows as [`load`] gives them; `images` are not looked at.
-        scores (`list[list[float]]`):
-            Two scores per row, the chosen response's first.
     """
-    credits = pair_credits(rows, scores)
-    subsets = subset_results([row["subset"] for row in rows], credits, scores)
+    credits, results = pair_credits(rows, scores), summarize_pairs(rows, scores)
+    subsets = results["subsets"]
     for name, numbers in group_rows([row["subset"] for row in rows]).items():
-        units = {name: prompt_units([rows[i] for i in numbers], credits[numbers])}
-        _, interval = estimate(units, lambda sums, name=name: ratio(sums[name][..., :2]))
-        acc_plus, acc_plus_interval = estimate(units, lambda sums, name=name: ratio(sums[name][..., 2:]))
-        subsets[name] |= {"interval": interval, "acc_plus": acc_plus, "acc_plus_interval": acc_plus_interval}
-        subsets[name]["n_prompts"] = len(units[name])
-    units = {"all": prompt_units(rows, credits)}
-    overall, interval = estimate(units, lambda sums: ratio(sums["all"][..., :2]))
-    acc_plus, acc_plus_interval = estimate(units, lambda sums: ratio(sums["all"][..., 2:]))
-    return {
-        "n": len(rows),
-        "n_prompts": len(units["all"]),
-        "overall": overall,
-        "overall_interval": interval,
-        "acc_plus": acc_plus,
-        "acc_plus_interval": acc_plus_interval,
-        "ties": count_ties(scores),
-        "missing_subsets": sorted(set(CATEGORIES) - subsets.keys()),
-        "subsets": subsets,
-    }
+        units = prompt_units([rows[i] for i in numbers], credits[numbers])
+        _, subsets[name]["interval"] = estimate_ratio(units[:, :2])
+        subsets[name]["acc_plus"], subsets[name]["acc_plus_interval"] = estimate_ratio(units[:, 2:])
+        subsets[name]["n_prompts"] = len(units)
+    units = prompt_units(rows, credits)
+    _, results["overall_interval"] = estimate_ratio(units[:, :2])
+    results["acc_plus"], results["acc_plus_interval"] = estimate_ratio(units[:, 2:])
+    return results | {"n_prompts": len(units), "missing_subsets": sorted(set(CATEGORIES) - subsets.keys())}

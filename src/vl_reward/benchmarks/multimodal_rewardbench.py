@@ -1,7 +1,7 @@
 """Multimodal RewardBench (arXiv 2502.14191): six abilities of a vision-language model, one image each."""
 
-from .accuracy import count_ties, micro, pair_credits, subset_results
-from .benchmark_file import checked_texts, read_rows
+from .benchmark_file import check_texts, read_rows
+from .report.accuracy import summarize_pairs
 
 
 HUB_ID = "syhuggingface/multimodal_rewardbench"  # a copy; the official file is made by the benchmark's own scripts
@@ -47,7 +47,7 @@ def load(source: str = HUB_ID) -> list[dict]:
                 "subset": split_category(str(row["ID"]), row["Category"]),
                 "prompt": row["Text"],
                 "images": [] if row["Image"] is None else [row["Image"]],
-                "responses": checked_texts(source, i, [row["Output1"], row["Output2"]], 2),
+                "responses": check_texts(source, i, [row["Output1"], row["Output2"]], 2),
                 "preferred": ("Output1", "Output2").index(row["Better"]),
             }
         )
@@ -58,19 +58,6 @@ def summarize(rows: list[dict], scores: list[list[float]]) -> dict:
     """
     The numbers of `scripts/2_get_accuracy.py`: `overall` is the accuracy over all pairs; there is no macro average.
     The released file lacks the toxicity pairs of Hateful Memes, so `safety/toxicity` may be in `missing_subsets`.
-
-    Args:
-        rows (`list[dict]`):
-            Rows as [`load`] gives them; `images` are not looked at.
-        scores (`list[list[float]]`):
-            Two scores per row, `Output1`'s first.
     """
-    credits = pair_credits(rows, scores)
-    subsets = [row["subset"] for row in rows]
-    return {
-        "n": len(rows),
-        **micro(credits),
-        "ties": count_ties(scores),
-        "missing_subsets": sorted(set(CATEGORIES) - set(subsets)),
-        "subsets": subset_results(subsets, credits, scores),
-    }
+    results = summarize_pairs(rows, scores)
+    return results | {"missing_subsets": sorted(set(CATEGORIES) - results["subsets"].keys())}

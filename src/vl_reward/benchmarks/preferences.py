@@ -3,7 +3,7 @@
 from datasets import Dataset
 
 from ..data.messages import text_of
-from .accuracy import count_ties, micro, pair_credits, subset_results
+from .report.accuracy import summarize_pairs
 
 
 def load(dataset: Dataset) -> list[dict]:
@@ -34,19 +34,5 @@ def load(dataset: Dataset) -> list[dict]:
 
 
 def summarize(rows: list[dict], scores: list[list[float]]) -> dict:
-    """
-    Accuracy over all pairs and by source. A tie is not right; `ties` counts them.
-
-    Args:
-        rows (`list[dict]`):
-            Rows as [`load`] gives them; `images` are not looked at.
-        scores (`list[list[float]]`):
-            Two scores per row, the chosen response's first.
-    """
-    credits = pair_credits(rows, scores)
-    return {
-        "n": len(rows),
-        **micro(credits),
-        "ties": count_ties(scores),
-        "subsets": subset_results([row["subset"] for row in rows], credits, scores),
-    }
+    """Accuracy over all pairs and by source. A tie is not right; `ties` counts them."""
+    return summarize_pairs(rows, scores)

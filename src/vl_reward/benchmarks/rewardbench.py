@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .accuracy import count_ties, estimate, group_rows, pair_credits, ratio, subset_results
-from .benchmark_file import checked_texts, read_rows
+from .benchmark_file import check_texts, read_rows
+from .report.accuracy import count_ties, estimate, group_rows, pair_credits, ratio, subset_results, units_of
 
 
 HUB_ID = "allenai/reward-bench"
@@ -35,12 +35,7 @@ SECTIONS = {
     },
     "Reasoning": {
         "math-prm": 984,
-        "hep-cpp": 164,
-        "hep-go": 164,
-        "hep-java": 164,
-        "hep-js": 164,
-        "hep-python": 164,
-        "hep-rust": 164,
+        **dict.fromkeys(("hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust"), 164),
     },
 }
 SUBSETS = {subset for section in SECTIONS.values() for subset in section}
@@ -69,7 +64,7 @@ def load(source: str = HUB_ID) -> list[dict]:
                 "subset": row["subset"],
                 "prompt": row["prompt"],
                 "images": [],
-                "responses": checked_texts(source, i, [row["chosen"], row["rejected"]], 2),
+                "responses": check_texts(source, i, [row["chosen"], row["rejected"]], 2),
                 "preferred": 0,
             }
         )
@@ -90,17 +85,13 @@ def summarize(rows: list[dict], scores: list[list[float]], tie: float = 0.0) -> 
     `overall` then (`None`). Both are named in `missing_subsets`. The prior sets are not part of it.
 
     Args:
-        rows (`list[dict]`):
-            Rows as [`load`] gives them.
-        scores (`list[list[float]]`):
-            Two scores per row, the chosen response's first.
         tie (`float`, *optional*, defaults to `0.0`):
             What a tie earns. The official script gives a generative judge without a verdict 0.5.
     """
     credits = pair_credits(rows, scores, tie)
     subsets = [row["subset"] for row in rows]
     by_subset = group_rows(subsets)
-    strata = {name: np.stack([credits[i], np.ones(len(i))], axis=1) for name, i in by_subset.items()}
+    strata = {name: units_of(credits[i]) for name, i in by_subset.items()}
     sections = {}
     for section, weights in SECTIONS.items():
         if of_section := {name: strata[name] for name in weights if name in strata}:

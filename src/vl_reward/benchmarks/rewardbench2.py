@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .accuracy import count_ties, estimate, group_rows, ratio, subset_results
-from .benchmark_file import checked_texts, read_rows
+from .benchmark_file import check_texts, read_rows
+from .report.accuracy import count_ties, estimate, group_rows, ratio, subset_results, units_of
 
 
 HUB_ID = "allenai/reward-bench-2"
@@ -30,7 +30,7 @@ def load(source: str = HUB_ID) -> list[dict]:
     columns, optional = ("id", "prompt", "chosen", "rejected", "subset"), ("num_correct",)
     rows, ties = [], set()
     for i, row in enumerate(read_rows(source, columns, optional)):
-        chosen, rejected = (checked_texts(source, i, row[side], 1) for side in ("chosen", "rejected"))
+        chosen, rejected = (check_texts(source, i, row[side], 1) for side in ("chosen", "rejected"))
         if row["num_correct"] not in (None, len(chosen)):
             raise ValueError(
                 f"{source}, row {i}: `num_correct` is {row['num_correct']}, and {len(chosen)} responses are chosen. "
@@ -110,12 +110,6 @@ def summarize(rows: list[dict], scores: list[list[float]]) -> dict:
     weighted score of its own. `overall`, which is `macro` too, is the mean of the six subsets. Where some do not occur,
     `missing_subsets` names them, and there is no `overall` (`None`).
 
-    Args:
-        rows (`list[dict]`):
-            Rows as [`load`] gives them.
-        scores (`list[list[float]]`):
-            Scores of each row's responses, all chosen first.
-
     Raises:
         ValueError: If Ties lacks prompts with both of their rows, as its score needs.
     """
@@ -131,7 +125,7 @@ def summarize(rows: list[dict], scores: list[list[float]]) -> dict:
             subsets[name] |= {"ties": count_ties(some_scores), "n": len(numbers)}
         else:
             credits = np.array([best_of_credit(row) for row in some_scores])
-            strata[name] = np.stack([credits, np.ones(len(credits))], axis=1)
+            strata[name] = units_of(credits)
             subsets |= subset_results([name] * len(numbers), credits, some_scores)
     there = {name.lower() for name in subsets}
     missing, overall, interval = [name for name in SUBSETS if name.lower() not in there], None, None

@@ -52,9 +52,9 @@ class ScoreFile:
             raise ValueError(
                 f"{self.path} has {len(scores)} lines, and the benchmark's file {len(rows)} rows. Write one per row."
             )
-        return [self._checked(i, row, values) for i, (row, values) in enumerate(zip(rows, scores, strict=True))]
+        return [self._check(i, row, values) for i, (row, values) in enumerate(zip(rows, scores, strict=True))]
 
-    def _checked(self, i: int, row: dict, values: list) -> list[float]:
+    def _check(self, i: int, row: dict, values: list) -> list[float]:
         values = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in values]
         if len(values) != len(row["responses"]):
             raise ValueError(

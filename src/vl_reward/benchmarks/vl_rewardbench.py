@@ -2,8 +2,8 @@
 
 import re
 
-from .accuracy import count_ties, mean_of_groups, micro, pair_credits, subset_results
-from .benchmark_file import checked_texts, read_rows
+from .benchmark_file import check_texts, read_rows
+from .report.accuracy import mean_of_groups, pair_credits, subset_results, summarize_pairs
 
 
 HUB_ID = "MMInstruction/VL-RewardBench"
@@ -45,7 +45,7 @@ def load(source: str = HUB_ID) -> list[dict]:
     rows = []
     for i, row in enumerate(read_rows(source, ("id", "query", "response", "human_ranking"), ("image",))):
         ranking = list(row["human_ranking"])
-        if sorted(ranking) != [0, 1] or len(checked_texts(source, i, row["response"], 2)) != 2:
+        if sorted(ranking) != [0, 1] or len(check_texts(source, i, row["response"], 2)) != 2:
             raise ValueError(
                 f"{source}, row {i}: `human_ranking` is {ranking} for {len(row['response'])} responses. Two responses "
                 "and their ranks, [0, 1] or [1, 0], are needed."
@@ -68,24 +68,11 @@ def summarize(rows: list[dict], scores: list[list[float]]) -> dict:
     """
     The numbers of `cal.py`: `overall` is the accuracy over all pairs, `macro` the mean of the three groups'. Where a
     group does not occur, `missing_subsets` names it, and there is no `macro` (`None`).
-
-    Args:
-        rows (`list[dict]`):
-            Rows as [`load`] gives them; `images` are not looked at.
-        scores (`list[list[float]]`):
-            Two scores per row, in the order of its responses.
     """
     credits = pair_credits(rows, scores)
     groups = [row["subset"] for row in rows]
     missing = sorted(set(GROUPS.values()) - set(groups))
     macro, macro_interval = (None, None) if missing else mean_of_groups(groups, credits)
-    return {
-        "n": len(rows),
-        **micro(credits),
-        "macro": macro,
-        "macro_interval": macro_interval,
-        "ties": count_ties(scores),
-        "missing_subsets": missing,
-        "subsets": subset_results(groups, credits, scores),
-        "sources": subset_results([row["source"] for row in rows], credits, scores),
-    }
+    results = summarize_pairs(rows, scores)
+    results |= {"macro": macro, "macro_interval": macro_interval, "missing_subsets": missing}
+    return results | {"sources": subset_results([row["source"] for row in rows], credits, scores)}

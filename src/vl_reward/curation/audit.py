@@ -43,7 +43,7 @@ class CurationAudit:
             "rows": n_rows,
             "pairs": n_pairs,
             "skipped": dict(sorted(Counter(reason for reason, _ in skipped).items())),
-            "examples_skipped": {reason: found[:N_EXAMPLES] for reason, found in sorted(examples.items())},
+            "examples_skipped": {reason: excerpts[:N_EXAMPLES] for reason, excerpts in sorted(examples.items())},
         }
 
     def record_step(self, name: str, kept: dict[str, int], dropped: list[dict], **details):

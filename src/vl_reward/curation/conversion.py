@@ -1,47 +1,44 @@
 """Public rows to pairs, whatever the rows hold: what is no pair becomes a reason, never an error."""
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import pyarrow as pa
 
 from ..data.images import confined_path, fetch_image
 from .pair import PAIR_FEATURES, Unusable
-from .sources import mm_rlhf
 
 
-if TYPE_CHECKING:
-    from .source import PreferenceSource
-
-
-def convert(batch: dict[str, list], source: "PreferenceSource", root: str | None) -> dict[str, list]:
-    """A batch of public rows to a batch of pairs and skipped rows."""
+def convert(
+    batch: dict[str, list], pairs: Callable, source: str, root: str | None, allow_urls: bool
+) -> dict[str, list]:
+    """
+    A batch of public rows, whose numbers are in `__index__`, to a batch of pairs and skipped rows. `pairs` is that of
+    the set's format, and `root` the folder of its images.
+    """
     outcomes = []
     for i, index in enumerate(batch["__index__"]):
-        row = {key: values[i] for key, values in batch.items() if key != "__index__"}
-        found = []
+        row, of_row = {key: values[i] for key, values in batch.items() if key != "__index__"}, []
         try:
             if set(row) == {"text"}:
                 row = json.loads(row["text"])
             if not isinstance(row, dict):
                 row = {"text": row}
                 raise Unusable("the row is not an object with named columns")
-            if row.get("video") and source.format == "mm_rlhf":
-                row["frames"] = mm_rlhf.find_frames(row["video"], root)
-            found += source.module.pairs(row)
+            of_row += pairs(row, root)
         except Unusable as reason:
-            found.append({"skipped": str(reason)})
+            of_row.append({"skipped": str(reason)})
         except json.JSONDecodeError:
-            found.append({"skipped": "the line is not JSON"})
+            of_row.append({"skipped": "the line is not JSON"})
         except (KeyError, TypeError, AttributeError, IndexError, ValueError, OSError, RecursionError) as error:
-            found.append({"skipped": f"the row is not in the set's schema ({type(error).__name__}: {error})"})
-        for outcome in found:
+            of_row.append({"skipped": f"the row is not in the set's schema ({type(error).__name__}: {error})"})
+        for outcome in of_row:
             texts = {key: value for key, value in row.items() if not key.startswith("image")}
             excerpt = str(texts)[:300] if outcome.get("skipped") else None
             if outcome.get("images"):
-                outcome["images"] = [located(image, root, source.allow_urls) for image in outcome["images"]]
+                outcome["images"] = [located(image, root, allow_urls) for image in outcome["images"]]
             outcome["origin"] = None if outcome.get("origin") is None else str(outcome["origin"])
-            outcomes.append({**outcome, "source": source.name, "index": index, "excerpt": excerpt})
+            outcomes.append({**outcome, "source": source, "index": index, "excerpt": excerpt})
     outcomes = storable(outcomes)
     return {key: [outcome.get(key) for outcome in outcomes] for key in PAIR_FEATURES}
 

@@ -17,10 +17,8 @@ def dataset_card(audit: dict, splits: dict[str, int], with_images: dict[str, int
     kept = {name: counts["out"] for name, counts in audit["steps"][-1]["sources"].items()}
     lines = ["---", "license: other", "task_categories:", "- image-text-to-text", "tags:", "- preference", "- trl"]
     lines += ["---", "", "# Preference pairs", ""]
-    lines += [
-        "Columns: `id`, `source`, `prompt`, `images`, `chosen`, `rejected`, in TRL's vision-preference format.",
-        "",
-    ]
+    lines += ["Columns: `id`, `source`, `prompt`, `images`, `chosen`, `rejected`,"]
+    lines += ["in TRL's vision-preference format.", ""]
     for name, n in splits.items():
         share = with_images[name] / n if n else 0
         lines.append(f"- `{name}`: {n:,} pairs, {share:.0%} with images")

@@ -9,10 +9,11 @@ from datasets import Dataset, Features, List, Value
 from transformers import ProcessorMixin
 
 from ..data.encoding import count_visual_tokens, render
+from ..data.image_similarity import perceptual_hash, pixel_hash
 from ..data.images import image_key, load_image
 from ..data.messages import as_messages, text_of
-from .image_similarity import perceptual_hash, pixel_hash
-from .text_similarity import signature, text_key, words_key
+from ..data.text_keys import text_key
+from .steps.text_similarity import signature, words_key
 
 
 INSPECTION_FEATURES = Features(
@@ -44,7 +45,7 @@ def content_id(prompt: list[dict], chosen: str, rejected: str, pixel_hashes: lis
 
 def inspect_images(images: list[dict], known: dict) -> tuple[list[str], list[str], str | None, str | None]:
     """Pixel hashes, perceptual hashes, and why the first bad image cannot be used, with its path."""
-    found = []
+    hashes = []
     for image in images:
         path = image["path"] or "bytes"
         if image["bytes"] is None and path.startswith("refused: "):
@@ -59,8 +60,8 @@ def inspect_images(images: list[dict], known: dict) -> tuple[list[str], list[str
                 known[key] = f"could not be decoded: {error.__cause__}".replace(f"'{path}'", "the file")
         if isinstance(known[key], str):
             return [], [], known[key], os.path.relpath(path) if image["path"] else path
-        found.append(known[key])
-    return [pixels for pixels, _ in found], [perceptual for _, perceptual in found], None, None
+        hashes.append(known[key])
+    return [pixels for pixels, _ in hashes], [perceptual for _, perceptual in hashes], None, None
 
 
 def count_tokens(processor: ProcessorMixin, row: dict) -> int:

@@ -39,7 +39,7 @@ class OutputFolder:
         shutil.rmtree(self.partial, ignore_errors=True)
         self.work.mkdir(parents=True)
 
-    def save(self, datasets: DatasetDict, audit: CurationAudit, dropped: list[dict], doubtful: list[dict]):
+    def save(self, datasets: DatasetDict, audit: CurationAudit, dropped: list[dict], to_repair: list[dict]):
         """
         Write the pairs, their card, the audit, and the lists: every pair that went (`dropped.jsonl`), those of them
         with a bad image (`quarantine.jsonl`) and those that a better response would repair (`repair.jsonl`).
@@ -51,7 +51,7 @@ class OutputFolder:
         card = dataset_card(audit.as_dict(), splits, with_images)
         (self.partial / "README.md").write_text(card, encoding="utf-8")
         quarantined = [row for row in dropped if row["step"] == "images"]
-        for name, rows in (("dropped", dropped), ("quarantine", quarantined), ("repair", doubtful)):
+        for name, rows in (("dropped", dropped), ("quarantine", quarantined), ("repair", to_repair)):
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             (self.partial / f"{name}.jsonl").write_text(lines, encoding="utf-8")
         shutil.rmtree(self.work)

@@ -20,7 +20,7 @@ PAIR_FEATURES = Features(
         "images": List(Image(decode=False)),
         "chosen": TEXT_MESSAGES,
         "rejected": TEXT_MESSAGES,
-        "rating_gap": Value("float64"),
+        "rating_margin": Value("float64"),
         "chosen_first": Value("bool"),
         "score_chosen": Value("float64"),
         "score_rejected": Value("float64"),
@@ -78,7 +78,7 @@ def build_pair(
         images (`Sequence`):
             Paths, bytes or `{"bytes": ..., "path": ...}`.
         optional:
-            `origin`; `rating_gap`, the difference of the two responses' labels as a fraction of their scale;
+            `origin`; `rating_margin`, the difference of the two responses' labels as a fraction of their scale;
             `chosen_first`, whether the public set showed the chosen response first; `score_chosen`, `score_rejected`.
 
     Raises:

@@ -1,17 +1,16 @@
 """A public preference set in a mixture: where it is, and how it is read."""
 
 import importlib
-import json
 from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from datasets import Dataset, Image, List, concatenate_datasets, load_dataset, load_from_disk
+from datasets import Dataset, concatenate_datasets, load_dataset
 
 from .audit import CurationAudit
 from .conversion import convert
 from .pair import PAIR_FEATURES
-from .sources import mmpr
+from .public_rows import undecoded
 
 
 FORMATS = sorted(path.stem for path in (Path(__file__).parent / "sources").glob("[!_]*.py"))
@@ -26,7 +25,7 @@ class PreferenceSource:
         name (`str`):
             What the audit, the card and the column `source` call it.
         format (`str`):
-            The file in `preference_data/sources` whose `pairs` reads its rows.
+            The file in `curation/sources` whose `read` and `pairs` read it.
         path (`str`):
             A hub id, a JSON, JSONL or parquet file, a folder of parquet files, a dataset saved to disk, or MMPR's
             `meta.json`.
@@ -93,7 +92,7 @@ class PreferenceSource:
 
     @property
     def module(self):
-        """The format's file in `preference_data/sources`."""
+        """The format's file in `curation/sources`."""
         return importlib.import_module(f"vl_reward.curation.sources.{self.format}")
 
     @property
@@ -117,8 +116,9 @@ class PreferenceSource:
         Raises:
             ValueError: If no row holds a pair.
         """
+        settings = {"pairs": self.module.pairs, "source": self.name, "allow_urls": self.allow_urls}
         parts, n_rows = [], 0
-        for number, (rows, root) in enumerate(self.read(work_dir)):
+        for number, (rows, root) in enumerate(self.read(str(work_dir / "cache"))):
             rows = rows.add_column("__index__", list(range(n_rows, n_rows + len(rows))))
             n_rows += len(rows)
             parts.append(
@@ -128,7 +128,7 @@ class PreferenceSource:
                     batch_size=100,
                     remove_columns=rows.column_names,
                     features=PAIR_FEATURES,
-                    fn_kwargs={"source": self, "root": root},
+                    fn_kwargs={**settings, "root": root},
                     num_proc=num_proc if num_proc and len(rows) > 1000 else None,
                     cache_file_name=str(work_dir / f"pairs-{self.name}-{number}.arrow"),
                     load_from_cache_file=False,
@@ -147,52 +147,14 @@ class PreferenceSource:
             )
         return pairs
 
-    def read(self, work_dir: Path) -> list[tuple[Dataset, str | None]]:
-        """The public rows as they are, with the folder of their images. JSON rows are one string column, `text`."""
-        path, root = Path(self.path), self.image_root
-        cache = str(work_dir / "cache")
-        if not self.is_path:
+    def read(self, cache: str) -> list[tuple[Dataset, str | None]]:
+        """The public rows as they are, in parts with the folder of their images."""
+        if self.is_path:
+            parts = self.module.read(Path(self.path), self.image_root, cache)
+        else:
             dataset = undecoded(load_dataset(self.path, self.config, split=self.split, streaming=self.streaming))
             if self.streaming:
                 dataset = Dataset.from_list(list(dataset.take(self.max_rows)), features=dataset.features)
-            return [(self.first(dataset), root)]
-        if self.format == "mmpr" and path.suffix == ".json":
-            files = mmpr.annotation_files(path)
-            return [
-                (self.first(json_lines(file, cache)), root or str(image_root)) for file, image_root in files.items()
-            ]
-        root = root or str(path.parent if path.is_file() else path)
-        if path.suffix in (".json", ".jsonl"):
-            dataset = json_lines(path, cache)
-        elif path.suffix == ".parquet" or (path.is_dir() and list(path.glob("*.parquet"))):
-            files = [str(path)] if path.is_file() else sorted(map(str, path.glob("*.parquet")))
-            dataset = Dataset.from_parquet(files, cache_dir=cache)
-        else:
-            dataset = load_from_disk(self.path)
-            dataset = dataset[self.split] if isinstance(dataset, dict) else dataset
-        return [(self.first(undecoded(dataset)), root)]
-
-    def first(self, dataset: Dataset) -> Dataset:
-        return dataset.select(range(min(self.max_rows or len(dataset), len(dataset))))
-
-
-def undecoded(dataset):
-    """The dataset with its image columns as bytes or paths."""
-    for name, feature in dataset.features.items():
-        if isinstance(feature, Image):
-            dataset = dataset.cast_column(name, Image(decode=False))
-        elif isinstance(feature, List) and isinstance(feature.feature, Image):
-            dataset = dataset.cast_column(name, List(Image(decode=False)))
-    return dataset
-
-
-def json_lines(path: Path, cache: str) -> Dataset:
-    """
-    JSON lines, or the objects of a JSON list, as one string each: Arrow could not hold a key whose type varies.
-    """
-    with open(path, encoding="utf-8") as file:
-        start = file.read(1000).lstrip()[:1]
-    if start == "[":
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return Dataset.from_dict({"text": [json.dumps(row) for row in rows]})
-    return Dataset.from_text(str(path), cache_dir=cache)
+            parts = [(dataset, self.image_root)]
+        parts = [(rows[self.split] if isinstance(rows, dict) else rows, root) for rows, root in parts]
+        return [(undecoded(rows.take(min(self.max_rows or len(rows), len(rows)))), root) for rows, root in parts]

@@ -16,9 +16,9 @@ def check_control_tokens(processor: ProcessorMixin, name: str, messages: list[di
     """
     control_tokens = [token.content for token in processor.tokenizer.added_tokens_decoder.values() if token.special]
     text = text_of(messages)
-    if found := [token for token in control_tokens if token in text]:
+    if held := [token for token in control_tokens if token in text]:
         raise ValueError(
-            f"{name}: a message holds {found}. The tokenizer would read it as control tokens, so the text could fake "
+            f"{name}: a message holds {held}. The tokenizer would read it as control tokens, so the text could fake "
             "a turn or an image. Remove it from the text."
         )
 

@@ -51,10 +51,12 @@ def gathered(tensor: torch.Tensor):
     return deepspeed.zero.GatheredParameters([tensor])
 
 
-def row_key(fingerprint: str, prompt: str | list[dict], responses: list[str], images: list) -> str:
-    """A hash of a model and of a row that it is asked about: prompt, responses, image bytes."""
-    digest = hashlib.sha256(json.dumps([fingerprint, as_messages(prompt, []), responses], sort_keys=True).encode())
-    for image in images:
+def row_key(fingerprint: str, row: dict) -> str:
+    """A hash of a model and of a row that it is asked about: the bytes of its `images`, and all other columns."""
+    texts = {key: value for key, value in row.items() if key != "images"}
+    texts["prompt"] = as_messages(row["prompt"], [])
+    digest = hashlib.sha256(json.dumps([fingerprint, texts], sort_keys=True).encode())
+    for image in row["images"]:
         key = image_key(image)
         if isinstance(key, int):  # a decoded image
             key = repr((image.mode, image.size)).encode() + image.tobytes()

@@ -13,6 +13,7 @@ from ..data.messages import as_messages, extract_images, text_of
 from ..models.checkpoint_formats import load_value_head
 from ..models.qwen2_5_vl import Qwen2_5_VLForSequenceClassification
 from ..prefix_sharing.share_prefixes import share_prefixes
+from .fingerprints import model_fingerprint
 
 
 class RewardScorer:
@@ -82,6 +83,24 @@ class RewardScorer:
             weight, bias = value_head
             model.score.weight.data.copy_(weight)
         return cls(share_prefixes(model), AutoProcessor.from_pretrained(path), max_batch_tokens, max_length, bias)
+
+    def fingerprint(self) -> str:
+        """A hash of the model and of all that decides its scores."""
+        settings = {"bias": self.bias, "max_batch_tokens": self.max_batch_tokens}
+        return model_fingerprint(self.model, self.processor, **settings)
+
+    def score_candidates(self, rows: list[dict]) -> list[list[float | None]]:
+        """
+        Scores of several responses to each prompt. Equal ones are scored once, and an empty one has no score: `None`.
+
+        Args:
+            rows (`list[dict]`):
+                `prompt`, `images` and `responses` (a list of strings) each.
+        """
+        unique = [(i, text) for i, row in enumerate(rows) for text in dict.fromkeys(row["responses"]) if text.strip()]
+        prompts, images = ([rows[i][key] for i, _ in unique] for key in ("prompt", "images"))
+        scores = dict(zip(unique, self(prompts, [text for _, text in unique], images), strict=True))
+        return [[scores.get((i, text)) for text in row["responses"]] for i, row in enumerate(rows)]
 
     @torch.inference_mode()
     def __call__(self, prompts: list, completions: list, images: list | None = None, **kwargs) -> list[float]:

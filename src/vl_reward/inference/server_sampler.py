@@ -6,12 +6,14 @@ import json
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import torch
 from tqdm import tqdm
 from transformers import ProcessorMixin
 from trl.data_utils import prepare_multimodal_messages
 
+from ..arguments.sampling_parameters import SamplingParameters
 from ..data.encoding import check_control_tokens, encode_prompts, load_images
 from ..data.messages import as_messages
 from .fingerprints import settings_fingerprint
@@ -37,10 +39,8 @@ class ServerSampler:
             The name that it serves the policy under.
         processor ([`~transformers.ProcessorMixin`]):
             The policy's processor, whose control tokens are refused in texts and whose pixel budget is sent.
-        max_new_tokens (`int`), temperature (`float`), top_p (`float`), top_k (`int`), repetition_penalty (`float`):
-            As [`ResponseSampler`] takes them.
-        batch_size (`int`, *optional*, defaults to `64`):
-            Requests in flight.
+        parameters ([`SamplingParameters`]):
+            How responses are sampled. `batch_size` requests are in flight.
         timeout (`float`, *optional*, defaults to `3600`):
             Seconds that a request may take.
 
@@ -54,24 +54,14 @@ class ServerSampler:
         url: str,
         model: str,
         processor: ProcessorMixin,
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        repetition_penalty: float = 1.0,
-        batch_size: int = 64,
+        parameters: SamplingParameters,
         timeout: float = 3600,
     ):
-        self.url, self.processor, self.batch_size, self.timeout = url.rstrip("/"), processor, batch_size, timeout
-        self.parameters = {
-            "model": model,
-            "max_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-            "top_k": top_k,
-            "repetition_penalty": repetition_penalty,
-            "mm_processor_kwargs": {"size": dict(processor.image_processor.size)},
-        }
+        self.url, self.processor, self.timeout = url.rstrip("/"), processor, timeout
+        self.parameters = asdict(parameters)
+        self.batch_size = self.parameters.pop("batch_size")
+        self.parameters |= {"model": model, "max_tokens": self.parameters.pop("max_new_tokens")}
+        self.parameters["mm_processor_kwargs"] = {"size": dict(processor.image_processor.size)}
 
     def fingerprint(self, **settings) -> str:
         """
@@ -113,16 +103,16 @@ class ServerSampler:
         )
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                found = json.load(answer)
+                completion = json.load(answer)
         except urllib.error.HTTPError as error:
             raise ConnectionError(
                 f"prompt {number}: {self.url} answered {error.code}: {error.read().decode(errors='replace')[:500]}"
             ) from error
         except OSError as error:
             raise ConnectionError(f"{self.url} does not answer ({error}). Is `vllm serve` running there?") from error
-        if (given := len(found["choices"])) != n:
+        if (given := len(completion["choices"])) != n:
             raise ConnectionError(f"prompt {number}: {self.url} gave {given} responses, and {n} were asked for.")
-        return found
+        return completion
 
 
 def as_part(part: dict) -> dict:

@@ -1,12 +1,14 @@
 """Responses of a policy that vLLM runs in this process, on this process's GPU."""
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from transformers import ProcessorMixin
 
+from ..arguments.sampling_parameters import SamplingParameters
 from ..data.encoding import render_prompts, tokenize
 from .fingerprints import settings_fingerprint
 
@@ -26,10 +28,8 @@ class VLLMSampler:
             The policy's folder, or its name on the hub.
         processor ([`~transformers.ProcessorMixin`]):
             Its processor.
-        max_new_tokens (`int`), temperature (`float`), top_p (`float`), top_k (`int`), repetition_penalty (`float`):
-            As [`ResponseSampler`] takes them.
-        batch_size (`int`, *optional*, defaults to `64`):
-            Responses generated at a time.
+        parameters ([`SamplingParameters`]):
+            How responses are sampled.
         revision (`str`, *optional*):
             Of the model on the hub.
         dtype (`str`, *optional*, defaults to `"auto"`):
@@ -44,12 +44,7 @@ class VLLMSampler:
         self,
         model: str,
         processor: ProcessorMixin,
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        repetition_penalty: float = 1.0,
-        batch_size: int = 64,
+        parameters: SamplingParameters,
         revision: str | None = None,
         dtype: str = "auto",
     ):
@@ -58,16 +53,11 @@ class VLLMSampler:
         except ImportError as error:
             raise ImportError("The engine `vllm` needs vLLM: `pip install 'vl-reward[vllm]'`.") from error
         self.model, self.revision, self.processor = model, revision, processor
-        self.parameters = {
-            "max_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-            "top_k": top_k,
-            "repetition_penalty": repetition_penalty,
-        }
+        self.parameters = asdict(parameters)
+        self.parameters |= {"max_tokens": self.parameters.pop("max_new_tokens")}
         self.engine = {
             "dtype": dtype,
-            "max_num_seqs": batch_size,
+            "max_num_seqs": self.parameters.pop("batch_size"),
             "mm_processor_kwargs": {"size": dict(processor.image_processor.size)},
             "generation_config": "vllm",  # a checkpoint's own stop tokens would come on top
         }

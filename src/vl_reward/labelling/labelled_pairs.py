@@ -8,15 +8,15 @@ from pathlib import Path
 from datasets import Dataset, Image, List, concatenate_datasets
 
 from ..curation.dataset_card import label_card
-from ..curation.mixture import over_share
+from ..curation.steps.mixture import over_share
 from .pair_rules import Candidate, Pairs, unusable
 
 
 def as_line(rule: str, chosen: Candidate, rejected: Candidate) -> str:
     """A pair in TRL's preference format, as a line of JSON."""
     sides = {"chosen": chosen, "rejected": rejected}
-    row = {side: [{"role": "assistant", "content": found.text}] for side, found in sides.items()}
-    row |= {f"score_{side}": found.score for side, found in sides.items()}
+    row = {side: [{"role": "assistant", "content": candidate.text}] for side, candidate in sides.items()}
+    row |= {f"score_{side}": candidate.score for side, candidate in sides.items()}
     return json.dumps(row | {"rule": rule}) + "\n"
 
 
@@ -57,18 +57,18 @@ class LabelledPairs:
         if not any(pairs for pairs, _ in made.values()):
             self.without_pairs[reasons[0]] += 1
 
-    def save(self, candidates: Dataset, max_shorter_share: float, seed: int, settings: dict) -> dict:
+    def save(self, candidates: Dataset, max_chosen_shorter_fraction: float, seed: int, settings: dict) -> dict:
         """
         Write the dataset `preferences`, its card and `labels.json`.
 
         Args:
             candidates (`Dataset`):
                 The prompts, with `id`, `prompt` and `images`.
-            max_shorter_share (`float`):
-                Leave pairs out, drawn by `seed`, until the chosen response is the shorter one in no more than this
-                share: a policy would learn to be brief.
+            max_chosen_shorter_fraction (`float`):
+                Pairs are left out, drawn by `seed`, until the chosen response is the shorter one in no more than this
+                fraction of them: a policy would learn to be brief.
             seed (`int`):
-                Which ones.
+                The seed decides which pairs.
             settings (`dict`):
                 What else the card and the report record.
 
@@ -78,22 +78,23 @@ class LabelledPairs:
         Raises:
             ValueError: If there is no pair.
         """
-        gone = over_share(self.names, self.shorter, max_shorter_share, seed)
+        gone = over_share(self.names, self.shorter, max_chosen_shorter_fraction, seed)
         kept = [number for number in range(len(self.names)) if number not in gone]
         prompts = [self.prompts[number] for number in kept]
         report = {"pairs": len(kept), "prompts": len(candidates), "labelled": len(set(prompts))}
         report |= {"pairs_by_rule": Counter(self.rules[number] for number in kept)}
         report["prompts_without_pairs"] = dict(self.without_pairs)
         if lost := len(set(self.prompts)) - len(set(prompts)):
-            report["prompts_without_pairs"]["over max_shorter_share"] = lost
-        report |= {"refused": {**+self.refused, "over max_shorter_share": len(gone)}, **settings}
+            report["prompts_without_pairs"]["over max_chosen_shorter_fraction"] = lost
+        report |= {"refused": {**+self.refused, "over max_chosen_shorter_fraction": len(gone)}, **settings}
         (self.folder / "labels.json").write_text(json.dumps(report, indent=2))
         # Those of an earlier rule must not be trained on as if they were these.
         shutil.rmtree(self.folder / "preferences", ignore_errors=True)
         (self.folder / "README.md").unlink(missing_ok=True)
         if not kept:
             raise ValueError(
-                f"No prompt gave a pair: {report['refused']}. Lower `min_gap`, or sample more diverse responses."
+                f"No prompt gave a pair: {report['refused']}. Lower `min_score_margin`, or sample more diverse "
+                "responses."
             )
         rows = candidates.select(prompts).select_columns(["id", "prompt", "images"])
         pairs = Dataset.from_json(str(self.path), cache_dir=str(self.folder / "cache")).select(kept)

@@ -1,6 +1,6 @@
 """
 Which of a prompt's scored responses become preference pairs. Every rule takes the candidates, the most pairs to make,
-the least score gap and a seed, of which it uses what it needs, and returns the pairs with a count, by reason, of what
+the least score margin and a seed, and uses what it needs of them. It returns the pairs, and a count, by reason, of what
 it did not pair.
 
 An empty response has no score, and an unfinished one is not what the policy would have said: neither is ever paired.
@@ -28,8 +28,8 @@ class Candidate:
         finished (`bool`):
             Whether it ended by itself.
         answer (`str`, *optional*):
-            What a verifier read as its answer; `None` where it found none.
-        right (`bool`, *optional*):
+            What a verifier read as its answer; `None` where it read none.
+        is_correct (`bool`, *optional*):
             Whether that is the prompt's answer; `None` where the prompt has none.
     """
 
@@ -37,13 +37,13 @@ class Candidate:
     score: float | None
     finished: bool = True
     answer: str | None = None
-    right: bool | None = None
+    is_correct: bool | None = None
 
 
 def usable(candidates: list[Candidate]) -> list[Candidate]:
     """The different finished responses that have a score, worst first."""
-    found = {candidate for candidate in candidates if candidate.finished and candidate.score is not None}
-    return sorted(found, key=lambda candidate: (candidate.score, candidate.text))
+    scored = {candidate for candidate in candidates if candidate.finished and candidate.score is not None}
+    return sorted(scored, key=lambda candidate: (candidate.score, candidate.text))
 
 
 def unusable(candidates: list[Candidate]) -> Counter:
@@ -55,70 +55,79 @@ def unusable(candidates: list[Candidate]) -> Counter:
     return reasons
 
 
-def best_against_worst(candidates: list[Candidate], max_pairs: int, min_gap: float, seed: str) -> Pairs:
+def best_vs_worst(candidates: list[Candidate], max_pairs: int, min_score_margin: float, seed: str) -> Pairs:
     """
-    The best response against each of the `max_pairs` worst ones that score at least `min_gap` less. Skywork R1V2
-    compared gaps of 7, 10 and 15 on the scale of Skywork-VL-Reward.
+    The best response against each of the `max_pairs` worst ones that score at least `min_score_margin` less. Skywork
+    R1V2 compared margins of 7, 10 and 15 on the scale of Skywork-VL-Reward.
     """
     ranked = usable(candidates)
     if len(ranked) < 2:
         return [], Counter({"fewer than two different finished responses": 1})
     *others, best = ranked
-    pairs = [(best, other) for other in others[:max_pairs] if best.score - other.score >= min_gap]
-    refused = Counter({"score gap too small": len(others[:max_pairs]) - len(pairs)})
+    pairs = [(best, other) for other in others[:max_pairs] if best.score - other.score >= min_score_margin]
+    refused = Counter({"score margin too small": len(others[:max_pairs]) - len(pairs)})
     refused["more than max_pairs"] = len(others) - len(others[:max_pairs])
     return pairs, refused
 
 
-def random_pairs(candidates: list[Candidate], max_pairs: int, min_gap: float, seed: str) -> Pairs:
+def random_pairs(candidates: list[Candidate], max_pairs: int, min_score_margin: float, seed: str) -> Pairs:
     """Any response against any other one: what a reward model's pairs have to beat."""
     ranked = usable(candidates)
     if len(ranked) < 2:
         return [], Counter({"fewer than two different finished responses": 1})
-    pairs = list(itertools.permutations(ranked, 2))
-    drawn = random.Random(seed).sample(pairs, min(max_pairs, len(pairs)))
-    return drawn, Counter({"more than max_pairs": len(pairs) - len(drawn)})
+    return draw(list(itertools.permutations(ranked, 2)), max_pairs, seed)
 
 
-def right_against_wrong(candidates: list[Candidate], max_pairs: int, min_gap: float, seed: str) -> Pairs:
+def correct_vs_incorrect(candidates: list[Candidate], max_pairs: int, min_score_margin: float, seed: str) -> Pairs:
     """
-    Right answers against wrong ones, drawn from all combinations (MPO section 3; InternVL's `mmpr_data_pipeline`, which
-    takes up to 15 a prompt). A pair is left out where the right answer is contained in the wrong one, as 1 is in 12:
-    the two may be the same, written in two ways. Responses without an answer are not paired, see [`format_pairs`].
+    Correct answers against incorrect ones, drawn from all combinations (MPO section 3; InternVL's `mmpr_data_pipeline`,
+    which takes up to 15 a prompt). A pair is left out where the correct answer is contained in the incorrect one, as 1
+    is in 12: the two may be the same, written in two ways. Responses without an answer are not paired, see
+    [`format_pairs`].
     """
     ranked = usable(candidates)
-    right, wrong = sides(ranked, [candidate for candidate in ranked if candidate.answer is not None])
-    if not right or not wrong:
-        return [], Counter({"no right answer" if not right else "no wrong answer": 1})
-    pairs = [(one, two) for one in right for two in wrong if one.answer not in two.answer]
-    refused = Counter({"the right answer is contained in the wrong one": len(right) * len(wrong) - len(pairs)})
-    drawn = random.Random(seed).sample(pairs, min(max_pairs, len(pairs)))
-    refused["more than max_pairs"] += len(pairs) - len(drawn)
+    correct, incorrect = sides(ranked, [candidate for candidate in ranked if candidate.answer is not None])
+    if not correct or not incorrect:
+        return [], Counter({"no correct answer" if not correct else "no incorrect answer": 1})
+    pairs = [(one, two) for one in correct for two in incorrect if one.answer not in two.answer]
+    drawn, refused = draw(pairs, max_pairs, seed)
+    refused["the correct answer is contained in the incorrect one"] = len(correct) * len(incorrect) - len(pairs)
     return drawn, refused
 
 
-def format_pairs(candidates: list[Candidate], max_pairs: int, min_gap: float, seed: str) -> Pairs:
-    """Right answers against responses in which no answer was found, which InternVL keeps in a file of their own."""
+def format_pairs(candidates: list[Candidate], max_pairs: int, min_score_margin: float, seed: str) -> Pairs:
+    """Correct answers against responses without a readable answer, which InternVL keeps in a file of their own."""
     ranked = usable(candidates)
-    right, unreadable = sides(ranked, [candidate for candidate in ranked if candidate.answer is None])
-    if not right or not unreadable:
-        return [], Counter({"no right answer" if not right else "every response has an answer": 1})
-    pairs = list(itertools.product(right, unreadable))
+    correct, unreadable = sides(ranked, [candidate for candidate in ranked if candidate.answer is None])
+    if not correct or not unreadable:
+        return [], Counter({"no correct answer" if not correct else "every response has an answer": 1})
+    return draw(list(itertools.product(correct, unreadable)), max_pairs, seed)
+
+
+def best_of_correct(candidates: list[Candidate], max_pairs: int, min_score_margin: float, seed: str) -> Pairs:
+    """[`best_vs_worst`] within the correct answers, which a verifier cannot tell apart."""
+    correct = [candidate for candidate in candidates if candidate.is_correct]
+    if not correct:
+        return [], Counter({"no correct answer": 1})
+    return best_vs_worst(correct, max_pairs, min_score_margin, seed)
+
+
+def sides(ranked: list[Candidate], others: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+    """The correct ones of `ranked`, and the incorrect ones of `others`."""
+    correct = [candidate for candidate in ranked if candidate.is_correct]
+    return correct, [candidate for candidate in others if candidate.is_correct is False]
+
+
+def draw(pairs: list[tuple[Candidate, Candidate]], max_pairs: int, seed: str) -> Pairs:
+    """At most `max_pairs` of `pairs`."""
     drawn = random.Random(seed).sample(pairs, min(max_pairs, len(pairs)))
     return drawn, Counter({"more than max_pairs": len(pairs) - len(drawn)})
 
 
-def best_of_right(candidates: list[Candidate], max_pairs: int, min_gap: float, seed: str) -> Pairs:
-    """[`best_against_worst`] within the right answers, which a verifier cannot tell apart."""
-    right = [candidate for candidate in candidates if candidate.right]
-    if not right:
-        return [], Counter({"no right answer": 1})
-    return best_against_worst(right, max_pairs, min_gap, seed)
-
-
-def sides(ranked: list[Candidate], others: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-    """The right ones of `ranked`, and the wrong ones of `others`."""
-    return (
-        [candidate for candidate in ranked if candidate.right],
-        [candidate for candidate in others if candidate.right is False],
-    )
+RULES = {
+    "best_vs_worst": best_vs_worst,
+    "correct_vs_incorrect": correct_vs_incorrect,
+    "format_pairs": format_pairs,
+    "best_of_correct": best_of_correct,
+    "random_pairs": random_pairs,
+}

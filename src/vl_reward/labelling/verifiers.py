@@ -1,4 +1,4 @@
-"""Whether a response gives the right answer, without a model."""
+"""Whether a response gives the correct answer, without a model."""
 
 import re
 
@@ -15,14 +15,14 @@ def final_answer(response: str) -> str | None:
             depth += {"{": 1, "}": -1}.get(response[position], 0)
             if depth == 0:
                 return response[begin + 1 : position].strip() or None
-    found = ANSWER.findall(response)
-    return found[-1].strip().strip("*").strip() or None if found else None
+    answers = ANSWER.findall(response)
+    return answers[-1].strip().strip("*").strip() or None if answers else None
 
 
 def exact(response: str, answer: str) -> bool:
     """Whether the final answer is `answer`, but for case, blanks and a full stop."""
-    found = final_answer(response)
-    return found is not None and plain(found) == plain(answer)
+    given = final_answer(response)
+    return given is not None and plain(given) == plain(answer)
 
 
 def multiple_choice(response: str, answer: str) -> bool:
@@ -35,9 +35,12 @@ def mathematical(response: str, answer: str) -> bool:
     """Whether the final answer equals `answer` as mathematics: `1/2` is `0.5` (the math-verify package)."""
     from math_verify import parse, verify  # takes seconds to import, and is not needed by who does not verify so
 
-    found = final_answer(response)
-    return found is not None and verify(parse(f"${answer}$"), parse(f"${found}$"))
+    given = final_answer(response)
+    return given is not None and verify(parse(f"${answer}$"), parse(f"${given}$"))
 
 
 def plain(answer: str) -> str:
     return " ".join(answer.casefold().split()).rstrip(".")
+
+
+VERIFIERS = {"exact": exact, "multiple_choice": multiple_choice, "mathematical": mathematical}

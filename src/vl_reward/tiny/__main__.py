@@ -12,6 +12,7 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
 
+from ..arguments.sampling_parameters import SamplingParameters
 from ..inference.transformers_sampler import ResponseSampler
 from .digits import compose, compose_text
 from .preferences import (
@@ -30,15 +31,18 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints"
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny"))
-    parser.add_argument("--seed", type=int, default=0, help="Which questions are composed. The split stays.")
-    parser.add_argument("--n_questions", type=int, default=16000, help="Image questions to train on.")
-    parser.add_argument("--n_policy_questions", type=int, default=1500, help="Questions to sample wrong answers to.")
-    parser.add_argument("--n_text_questions", type=int, default=2000, help="Text-only questions to train on.")
-    parser.add_argument("--per_question", type=int, default=4, help="Training pairs of a question, at most.")
-    parser.add_argument("--n_prompts", type=int, default=4000, help="Prompts to sample on, for MPO.")
-    parser.add_argument("--n_test", type=int, default=600, help="Test pairs of each kind.")
-    parser.add_argument("--n_test_prompts", type=int, default=2000, help="Test prompts: a standard error of 0.011.")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny"), help="All is written here.")
+    parser.add_argument("--seed", type=int, default=0, help="It decides which questions are composed, not the split.")
+    for name, default, sentence in (
+        ("n_questions", 16000, "The reward model trains on this many questions with images."),
+        ("n_policy_questions", 1500, "The policy answers this many questions, for incorrect responses of its own."),
+        ("n_text_questions", 2000, "The reward model trains on this many questions without images."),
+        ("per_question", 4, "A question has at most this many training pairs."),
+        ("n_prompts", 4000, "The policy is sampled on this many prompts, for MPO."),
+        ("n_test", 600, "Each kind has this many test pairs."),
+        ("n_test_prompts", 2000, "There are this many test prompts; 2,000 have a standard error of 0.011."),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=sentence)
     args = parser.parse_args()
     set_seed(args.seed)
 
@@ -47,7 +51,7 @@ def main():
         processor = AutoProcessor.from_pretrained(CHECKPOINTS / name)
         model.save_pretrained(args.output_dir / name)
         processor.save_pretrained(args.output_dir / name)
-    sampler = ResponseSampler(model, processor, max_new_tokens=24, batch_size=256)
+    sampler = ResponseSampler(model, processor, SamplingParameters(max_new_tokens=24, batch_size=256))
 
     # Seeds are spaced so that no two streams of questions are the same.
     seed = 100 * args.seed

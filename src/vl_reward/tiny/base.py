@@ -3,7 +3,7 @@ Train the two language models of the embedded world from scratch, with TRL's `SF
 
 - `base`: answers at least nine of ten held-out questions; stands in for Qwen2.5-VL-7B-Instruct, and the reward model
   starts from it.
-- `policy`: an earlier checkpoint of the same run, right on roughly six of ten; MPO has to improve it.
+- `policy`: an earlier checkpoint of the same run, correct on roughly six of ten; MPO has to improve it.
 
 Both are kept in `checkpoints/` beside this file, with their measured accuracy. To build them again, in about 15 minutes
 on 2 cores:
@@ -17,13 +17,16 @@ import argparse
 import itertools
 import json
 from pathlib import Path
+from statistics import fmean
 
 from datasets import IterableDataset
 from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, set_seed
 from trl import SFTConfig, SFTTrainer
 
+from ..arguments.sampling_parameters import SamplingParameters
 from ..inference.transformers_sampler import ResponseSampler
-from .digits import compose, compose_text, extract_answer, respond
+from ..labelling.verifiers import exact
+from .digits import compose, compose_text, respond
 from .processor import build_processor
 
 
@@ -120,19 +123,22 @@ def export(checkpoint: Path, path: Path) -> None:
     processor.save_pretrained(path)
 
     rows = list(itertools.islice(compose("test", seed=1), 1500))
-    sampler = ResponseSampler(model.float(), processor, max_new_tokens=24, temperature=0.0, batch_size=128)
+    greedy = SamplingParameters(max_new_tokens=24, temperature=0.0, batch_size=128)
+    sampler = ResponseSampler(model.float(), processor, greedy)
     responses, _ = sampler([row["question"] for row in rows], [row["images"] for row in rows])
-    right = [extract_answer(samples[0]) == row["answer"] for samples, row in zip(responses, rows, strict=True)]
-    result = {"step": int(checkpoint.name.split("-")[-1]), "greedy_accuracy": sum(right) / len(right), "n": len(right)}
+    accuracy = fmean(exact(samples[0], row["answer"]) for samples, row in zip(responses, rows, strict=True))
+    result = {"step": int(checkpoint.name.split("-")[-1]), "greedy_accuracy": accuracy, "n": len(rows)}
     (path / "accuracy.json").write_text(json.dumps(result, indent=2) + "\n")
     print(path, result)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny_base"))
-    parser.add_argument("--max_steps", type=int, default=2400)
-    parser.add_argument("--policy_step", type=int, default=540, help="Which checkpoint becomes the policy.")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("outputs/tiny_base"), help="Both models are written here."
+    )
+    parser.add_argument("--max_steps", type=int, default=2400, help="The base is trained for this many steps.")
+    parser.add_argument("--policy_step", type=int, default=540, help="The checkpoint of this step becomes the policy.")
     args = parser.parse_args()
 
     set_seed(0)

@@ -87,8 +87,8 @@ def collect(out: Path, seconds: dict[str, float]) -> dict:
         },
         "policy": {
             "base_accuracy": policy["greedy_accuracy"],
-            "blind_accuracy": policy["blind_accuracy"],
-            "random_of_n_accuracy": policy["random_of_n_accuracy"],
+            "blind_accuracy": policy["blank_image_accuracy"],
+            "random_of_n_accuracy": policy["mean_at_n"],
             "best_of_n_accuracy": policy["best_of_n_accuracy"],
             "pass_at_n": policy["pass_at_n"],
             "mpo_accuracy": mpo["greedy_accuracy"],
@@ -102,8 +102,8 @@ def collect(out: Path, seconds: dict[str, float]) -> dict:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny"))
-    parser.add_argument("--seed", type=int, default=0, help="Of the questions, the sampling and the training.")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny"), help="All steps write here.")
+    parser.add_argument("--seed", type=int, default=0, help="It seeds questions, sampling and training.")
     args = parser.parse_args()
 
     record = args.output_dir / "demo.json"

@@ -6,7 +6,6 @@ scans are divided once, by image, so that no handwriting seen in one split is se
 """
 
 import random
-import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -31,7 +30,7 @@ QUESTIONS = {
 
 
 def solve(kind: str, first: int, second: int) -> str:
-    """The right answer to a question of [`QUESTIONS`] about two digits."""
+    """The correct answer to a question of [`QUESTIONS`] about two digits."""
     if kind == "equal":
         return "yes" if first == second else "no"
     if kind == "more":
@@ -74,7 +73,7 @@ def draw(scan: np.ndarray, rng: random.Random) -> Image.Image:
 def compose(split: str, seed: int) -> Iterator[dict]:
     """
     Compose questions without end, reproducibly. Half show the two digits side by side on one image, half on two images.
-    Digits are drawn uniformly and independently, so the text of a response says nothing about whether it is right
+    Digits are drawn uniformly and independently, so the text of a response says nothing about whether it is correct
     (for "equal", half of the pairs are equal).
 
     Yields:
@@ -116,9 +115,3 @@ def compose_text(seed: int) -> Iterator[dict]:
             "answer": solve(kind, first, second),
             "images": [],
         }
-
-
-def extract_answer(response: str) -> str | None:
-    """What stands after the last `Answer:` of a response, or `None` if it has no such ending."""
-    match = re.search(r"Answer: (\S+)\s*$", response)
-    return match.group(1) if match else None

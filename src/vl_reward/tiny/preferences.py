@@ -1,4 +1,4 @@
-"""Preference pairs about digits: a right response against a corrupted one, or against the policy's own wrong sample."""
+"""Preference pairs about digits: a correct response against a corrupted one, or against one of the policy's own."""
 
 import hashlib
 import io
@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from datasets import Features, Image, List, Value
 
 from ..inference.transformers_sampler import ResponseSampler
-from .digits import compose, extract_answer, respond, solve
+from ..labelling.verifiers import exact
+from .digits import compose, respond, solve
 
 
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
@@ -38,15 +39,15 @@ def content_id(row: dict, *texts: str) -> str:
 
 def corrupt(row: dict, rng: random.Random, hard: bool = False) -> tuple[str, str]:
     """
-    A wrong response to a question, as `(name of the error, response)`:
+    An incorrect response to a question, as `(name of the error, response)`:
 
     - `misread`: another digit is read, and the answer follows from it, so only the picture shows the error. Both
       responses of such a pair are equally likely as texts: "equal" is left out since its digits are not independent.
-    - `wrong_answer`: the digits are read right, and the answer does not follow.
+    - `wrong_answer`: the digits are read correctly, and the answer does not follow.
     - `wrong_format`: no answer is given.
 
-    `hard` makes most of the errors wrong answers, and half of those such as a policy makes: off by one or two, or right
-    for another question.
+    `hard` makes most of the errors `wrong_answer`, and half of those such as a policy makes: off by one or two, or the
+    answer to another question.
     """
     first, second, kind = row["first"], row["second"], row["kind"]
     shares = [0.4, 0.55, 0.05] if hard else [0.65, 0.3, 0.05]
@@ -72,7 +73,7 @@ def corrupt(row: dict, rng: random.Random, hard: bool = False) -> tuple[str, str
 
 
 def preference_row(row: dict, source: str, rejected: str) -> dict:
-    """A composed question with a right and a wrong response, in the preference format."""
+    """A composed question with a correct and an incorrect response, in the preference format."""
     chosen = respond(row["first"], row["second"], row["answer"])
     return {
         "id": content_id(row, chosen, rejected),
@@ -88,7 +89,7 @@ def corrupted_pairs(
     rows: Iterator[dict], n_questions: int, seed: int, per_question: int = 1, hard: bool = False
 ) -> list[dict]:
     """
-    Pairs of a right response and a corrupted one, up to `per_question` different ones of each question, next to each
+    Pairs of a correct response and a corrupted one, up to `per_question` different ones of each question, next to each
     other. The source is `image/<error>` or `text/<error>`.
     """
     rng, pairs = random.Random(seed), []
@@ -103,14 +104,14 @@ def corrupted_pairs(
 def policy_pairs(
     sampler: ResponseSampler, split: str, n_questions: int, seed: int, per_question: int = 1
 ) -> list[dict]:
-    """Pairs of a right response and the policy's own wrong samples, by the verifier: the first few of its four."""
+    """Pairs of a correct response and the policy's own incorrect samples: the first few of its four."""
     rows = list(itertools.islice(compose(split, seed), n_questions))
     responses, finish_reasons = sampler([row["question"] for row in rows], [row["images"] for row in rows], 4)
     pairs = []
     for row, samples, reasons in zip(rows, responses, finish_reasons, strict=True):
         finished = dict.fromkeys(text for text, reason in zip(samples, reasons, strict=True) if reason == "stop")
-        wrong = [text for text in finished if text.strip() and extract_answer(text) != row["answer"]]
-        pairs += [preference_row(row, "image/policy_sample", text) for text in wrong[:per_question]]
+        incorrect = [text for text in finished if text.strip() and not exact(text, row["answer"])]
+        pairs += [preference_row(row, "image/policy_sample", text) for text in incorrect[:per_question]]
     return pairs
 
 

@@ -107,7 +107,7 @@ def skywork_row(i: int, pair: dict) -> dict:
 
 
 def vlfeedback_row(i: int, pair: dict) -> dict:
-    """Four responses: right, wrong, wrong in the same degree, and one with a rating that is no number."""
+    """Four responses: correct, incorrect, incorrect in the same degree, and one with a rating that is no number."""
     question, chosen, rejected = texts_of(pair)
     rated = [(chosen, "5"), (rejected, "2"), (f"{rejected} I think.", "2"), ("I cannot see it.", "N/A")]
     completions = [
@@ -186,9 +186,9 @@ def write_benchmark(folder: Path, pair: dict):
 def build_public_sets(folder: Path, seed: int = 0, n: int = 40):
     """Write all sets, of about `n` rows each."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = corrupted_pairs(compose("preference", seed), 12 * n, seed)
-    one = [pair for pair in found if len(pair["images"]) == 1]
-    two = [pair for pair in found if len(pair["images"]) == 2]
+    pairs = corrupted_pairs(compose("preference", seed), 12 * n, seed)
+    one = [pair for pair in pairs if len(pair["images"]) == 1]
+    two = [pair for pair in pairs if len(pair["images"]) == 2]
     text = corrupted_pairs(compose_text(seed), 2 * n, seed)
     parts = iter(one)
     take = lambda: list(itertools.islice(parts, n))  # noqa: E731
@@ -208,8 +208,10 @@ def build_public_sets(folder: Path, seed: int = 0, n: int = 40):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny/public_sets"))
-    parser.add_argument("--seed", type=int, default=0, help="Which questions are composed.")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("outputs/tiny/public_sets"), help="The sets are written here."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="It decides which questions are composed.")
     args = parser.parse_args()
     build_public_sets(args.output_dir, args.seed)
     print(f"{args.output_dir}: preference sets in public schemas, and a benchmark")

@@ -105,7 +105,8 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
         check_settings(args, ref_model, with_adapter, train_dataset.column_names)
         # TRL refuses to precompute for images; here it is done below.
         precompute, args.precompute_ref_log_probs = args.precompute_ref_log_probs, False
-        fingerprint = model_fingerprint(ref_model, processing_class) if precompute else None
+        batch_size = args.precompute_ref_batch_size or args.per_device_train_batch_size
+        fingerprint = model_fingerprint(ref_model, processing_class, batch_size=batch_size) if precompute else None
         self.evaluate_policy, self.use_reward_shift = evaluate_policy, use_reward_shift
         kwargs.setdefault("data_collator", DataCollatorForMPO(processing_class, max_pair_length=args.max_length))
         super().__init__(
@@ -127,14 +128,14 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
         self.add_callback(self.reward_shift)
         args.precompute_ref_log_probs = precompute
         if precompute:
-            self._precompute_ref_log_probs(fingerprint)
+            self._precompute_ref_log_probs(fingerprint, batch_size)
 
-    def _precompute_ref_log_probs(self, fingerprint: str):
+    def _precompute_ref_log_probs(self, fingerprint: str, batch_size: int):
         add_log_probs = functools.partial(
             ReferenceLogProbs(Path(self.args.output_dir, "ref_log_probs"), fingerprint, self.accelerator),
             collator=self.data_collator,
             compute=lambda batch: self.compute_ref_log_probs(self.ref_model, without_ids(batch)),
-            batch_size=self.args.precompute_ref_batch_size or self.args.per_device_train_batch_size,
+            batch_size=batch_size,
         )
         self.train_dataset = add_log_probs(self.train_dataset)
         if self.eval_dataset is not None and self.evaluate_policy is None:
@@ -197,8 +198,8 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
         if self.evaluate_policy is None:
             return super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as policy:
-            found = self.evaluate_policy(policy)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+            measures = self.evaluate_policy(policy)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measures.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -3,21 +3,22 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
+from accelerate.utils import DistributedType, send_to_device
 from datasets import Dataset, concatenate_datasets
-from tqdm import tqdm
 
-from ..data.messages import as_messages, text_of
-from ..inference.fingerprints import row_key
-from ..inference.score_log import ScoreLog
+from ..inference.resumable_store import ResumableStore
+
+
+BATCHES_PER_SHARD = 16
 
 
 class ReferenceLogProbs:
     """
-    Adds the columns `ref_chosen_logps` and `ref_rejected_logps` to a preference dataset. They are written down as they
-    are computed, keyed by pair and reference, so that a stopped run goes on where it was, and a run with another
-    reference or edited pairs does not take the old values.
+    Adds the columns `ref_chosen_logps` and `ref_rejected_logps` to a preference dataset. They are kept in a
+    [`ResumableStore`], so that a stopped run goes on where it was, and a run with another reference or edited pairs
+    does not take the old values.
 
     TRL's own precomputation refuses images, keeps nothing if it is stopped, and names its cache by a hash that does
     not see the weights under ZeRO-3.
@@ -26,9 +27,9 @@ class ReferenceLogProbs:
         folder (`str` or `Path`):
             Where to write. All processes have to see it.
         fingerprint (`str`):
-            The reference's [`model_fingerprint`].
+            The reference's [`model_fingerprint`], with the batch size.
         accelerator ([`~accelerate.Accelerator`]):
-            Says which process this is, and where batches go.
+            Says whether the reference is sharded, and where batches go.
     """
 
     def __init__(self, folder: str | Path, fingerprint: str, accelerator: Accelerator):
@@ -38,7 +39,7 @@ class ReferenceLogProbs:
         """
         Args:
             dataset (`Dataset`):
-                Rows with `prompt`, `chosen`, `rejected` and `images`.
+                Rows with `prompt`, `chosen`, `rejected`, `images` and optionally `id`.
             collator (`Callable`):
                 From rows to a batch.
             compute (`Callable`):
@@ -47,26 +48,21 @@ class ReferenceLogProbs:
             batch_size (`int`):
                 Pairs at a time, per process.
         """
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        responses = ([text_of(as_messages([], row[side])) for side in ("chosen", "rejected")] for row in dataset)
-        keys = [
-            row_key(self.fingerprint, row["prompt"], texts, row["images"])
-            for row, texts in zip(dataset, responses, strict=True)
-        ]
-        log = ScoreLog(self.folder, rank)
-        known = set(log.scores)
-        self.accelerator.wait_for_everyone()  # all know the same before anyone writes
-        batches = [range(start, min(start + batch_size, len(keys))) for start in range(0, len(keys), batch_size)]
-        rounds = [batches[start : start + world] for start in range(0, len(batches), world)]
-        pending = [batches for batches in rounds if not all(keys[i] in known for batch in batches for i in batch)]
-        for batches in tqdm(pending, desc="Reference", disable=not self.accelerator.is_local_main_process):
-            # Under ZeRO-3 no process can leave out a forward pass: where batches run out, the last is computed again.
-            rows = batches[min(rank, len(batches) - 1)]
-            batch = send_to_device(collator([dataset[i] for i in rows]), self.accelerator.device)
-            chosen, rejected = (side.tolist() for side in compute(batch))
-            log.append({keys[i]: [c, r] for i, c, r in zip(rows, chosen, rejected, strict=True)})
-        self.accelerator.wait_for_everyone()
-        log.read()
-        found = [log.scores[key] for key in keys]
-        columns = {"ref_chosen_logps": [c for c, _ in found], "ref_rejected_logps": [r for _, r in found]}
+        names = ("id", "prompt", "chosen", "rejected", "images")
+        pairs = dataset.select_columns([name for name in names if name in dataset.column_names])
+        sharded = self.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+        shard_size = BATCHES_PER_SHARD * batch_size
+        store = ResumableStore(self.folder, self.fingerprint, pairs, shard_size, in_step=sharded)
+        for number, rows in store.pending():
+            batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+            # Each forward pass of a sharded model wants all processes: a shorter shard repeats its last batch.
+            repeats = BATCHES_PER_SHARD - len(batches) if sharded else 0
+            sides = [
+                compute(send_to_device(collator(batch), self.accelerator.device))
+                for batch in [*batches, *[batches[-1]] * repeats]
+            ]
+            chosen, rejected = (torch.cat(part[: len(batches)]).tolist() for part in zip(*sides, strict=True))
+            store.write(number, ref_chosen_logps=chosen, ref_rejected_logps=rejected)
+        rows = list(store.read())
+        columns = {key: [row[key] for row in rows] for key in ("ref_chosen_logps", "ref_rejected_logps")}
         return concatenate_datasets([dataset, Dataset.from_dict(columns)], axis=1)

@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterator
 
 from ..pair import Unusable, build_pair
+from ..public_rows import read_rows
 
 
 LICENSE = "Apache-2.0"
+read = read_rows
 
 LABELS = (("The first response", "The second response"), ("Response 1", "Response 2"), ("Response A", "Response B"))
 # A response may hold "]" and line breaks: it ends at the last "]" before the next label.
@@ -53,18 +55,20 @@ def parse_verdict(form: str, text: str) -> tuple[bool, float | None]:
     Raises:
         Unusable: For a tie, or a verdict that cannot be read.
     """
+    margin = None
     if form == "LLaVA-Bench":
         if not (match := RATINGS.match(text)):
             raise Unusable("no verdict found")
         first, second = map(float, match.groups())
-        verdict, gap = ("first" if first > second else "second" if first < second else "tie"), abs(first - second) / 10
+        verdict = "first" if first > second else "second" if first < second else "tie"
+        margin = abs(first - second) / 10
     elif form == "arena":
-        found = VERDICT.findall(text)
-        verdict, gap = (found[-1] if found else None), None
+        verdicts = VERDICT.findall(text)
+        verdict = verdicts[-1] if verdicts else None
         verdict = {"A>>B": "first", "A>B": "first", "A=B": "tie", "B>A": "second", "B>>A": "second"}.get(verdict)
     else:
-        found = BETTER.findall(text)
-        verdict, gap = (found[-1] if found else None), None
+        verdicts = BETTER.findall(text)
+        verdict = verdicts[-1] if verdicts else None
         verdict = verdict and ("first" if verdict.lower() in ("first", "1", "a") else "second")
         if verdict is None and "equally good" in text[-300:]:
             verdict = "tie"
@@ -72,22 +76,16 @@ def parse_verdict(form: str, text: str) -> tuple[bool, float | None]:
         raise Unusable("no verdict found")
     if verdict == "tie":
         raise Unusable("tie")
-    return verdict == "first", gap
+    return verdict == "first", margin
 
 
-def pairs(row: dict) -> Iterator[dict]:
+def pairs(row: dict, root: str | None = None) -> Iterator[dict]:
     """`id`, `source`, `conversations` (a human and a gpt turn) and `image`."""
     turns = {turn["from"]: turn["value"] for turn in row["conversations"]}
     form, parts = parse_question(turns["human"])
-    first_is_better, gap = parse_verdict(form, turns["gpt"])
-    first, second = parts["first"], parts["second"]
+    first_is_better, margin = parse_verdict(form, turns["gpt"])
+    chosen, rejected = (parts[side] for side in (("first", "second") if first_is_better else ("second", "first")))
     images = [row["image"]] if row.get("image") is not None else []
-    yield build_pair(
-        parts["prompt"].replace("<image>", "").strip(),
-        first if first_is_better else second,
-        second if first_is_better else first,
-        images,
-        origin=row["id"],
-        rating_gap=gap,
-        chosen_first=first_is_better,
-    )
+    prompt = parts["prompt"].replace("<image>", "").strip()
+    rating = {"rating_margin": margin, "chosen_first": first_is_better}
+    yield build_pair(prompt, chosen, rejected, images, origin=row["id"], **rating)

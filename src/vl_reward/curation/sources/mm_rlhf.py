@@ -3,16 +3,18 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...benchmarks.benchmark_images import frames_of
 from ...data.images import confined_path
 from ..pair import Unusable, build_pair
+from ..public_rows import read_rows
 
 
 LICENSE = "not stated on its card"
-FRAME_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+read = read_rows
 MAX_FRAMES = 16  # our choice: evenly spaced; frames cost visual tokens like images
 
 
-def find_frames(folder: str, root: str | Path) -> list[str]:
+def find_frames(video: str, root: str | None) -> list[str]:
     """
     The frames of a video, sorted by name, evenly thinned out to [`MAX_FRAMES`].
 
@@ -20,20 +22,19 @@ def find_frames(folder: str, root: str | Path) -> list[str]:
         Unusable: If the video is not a folder with frames, or leads out of the image root.
     """
     try:
-        path = Path(confined_path(folder, root))
+        frames = frames_of(Path(confined_path(video, root)))
     except ValueError as error:
         raise Unusable("the video leads out of the image root") from error
-    frames = sorted(file for file in path.iterdir() if file.suffix.lower() in FRAME_SUFFIXES) if path.is_dir() else []
     if not frames:
         raise Unusable("the video is not a folder with frames: extract them first")
     n = min(len(frames), MAX_FRAMES)
-    return [str(frames[i * len(frames) // n]) for i in range(n)]
+    return [frames[i * len(frames) // n] for i in range(n)]
 
 
-def pairs(row: dict) -> Iterator[dict]:
-    """`prompt`, `chosen`, `rejected`, `id`, and `image` or `video`; `frames` are those that [`find_frames`] found."""
-    images = [row["image"]] if row.get("image") else row.get("frames") or []
-    if not images:
+def pairs(row: dict, root: str | None = None) -> Iterator[dict]:
+    """`prompt`, `chosen`, `rejected`, `id`, and `image` or `video`, a folder of frames."""
+    if not row.get("image") and not row.get("video"):
         raise Unusable("neither an image nor frames")
+    images = [row["image"]] if row.get("image") else find_frames(row["video"], root)
     prompt = row["prompt"].replace("<image>", "").replace("<video>", "").strip()
     yield build_pair(prompt, row["chosen"], row["rejected"], images, origin=row.get("id"))

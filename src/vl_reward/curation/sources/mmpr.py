@@ -5,7 +5,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from datasets import Dataset
+
 from ..pair import Unusable, build_pair
+from ..public_rows import json_lines, read_rows
 
 
 LICENSE = "MIT"
@@ -37,7 +40,14 @@ def annotation_files(path: str | Path) -> dict[Path, Path]:
     return files
 
 
-def pairs(row: dict) -> Iterator[dict]:
+def read(path: Path, root: str | None, cache: str) -> list[tuple[Dataset, str | None]]:
+    """The rows of every file that a `meta.json` names. Another file holds rows itself."""
+    if path.suffix != ".json":
+        return read_rows(path, root, cache)
+    return [(json_lines(file, cache), root or str(images)) for file, images in annotation_files(path).items()]
+
+
+def pairs(row: dict, root: str | None = None) -> Iterator[dict]:
     """`question`, `chosen`, `rejected`, and `image`: a path, a list of paths, or absent for text."""
     if row.get("video"):
         raise Unusable("video")

@@ -6,9 +6,11 @@ POVID and LLaVA-RLHF: conversations with a preferred and another answer. LLaVA-R
 from collections.abc import Iterator
 
 from ..pair import Unusable, build_pair, user_turn
+from ..public_rows import read_rows
 
 
 LICENSE = "not stated on its card"
+read = read_rows
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "llava": "assistant"}
 
 
@@ -16,7 +18,7 @@ def answer_of(turn: str | dict) -> str:
     return turn["value"] if isinstance(turn, dict) else turn
 
 
-def pairs(row: dict) -> Iterator[dict]:
+def pairs(row: dict, root: str | None = None) -> Iterator[dict]:
     """`id`, `image`, `conversations`, and the two answers in either of the two forms."""
     turns, images = row["conversations"], [row["image"]] if row.get("image") else []
     if row.get("rejected_conversations"):

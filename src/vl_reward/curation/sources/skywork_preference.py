@@ -3,13 +3,15 @@
 from collections.abc import Iterator
 
 from ..pair import build_pair, common_turns
+from ..public_rows import read_rows
 from .trl_format import as_parts
 
 
 LICENSE = "not stated on its card"
+read = read_rows
 
 
-def pairs(row: dict) -> Iterator[dict]:
+def pairs(row: dict, root: str | None = None) -> Iterator[dict]:
     """`chosen` and `rejected` are whole conversations, and `source` is where they are from. Their common turns are the
     prompt."""
     prompt, chosen, rejected = common_turns(row["chosen"], row["rejected"])

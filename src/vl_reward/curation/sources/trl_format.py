@@ -4,9 +4,11 @@ from collections.abc import Iterator
 
 from ...data.messages import text_of
 from ..pair import Unusable, build_pair, common_turns, user_turn
+from ..public_rows import read_rows
 
 
 LICENSE = "not stated"
+read = read_rows
 
 
 def as_parts(message: dict) -> dict:
@@ -42,7 +44,7 @@ def prompt_messages(prompt: str | list[dict], n_images: int) -> list[dict]:
     return messages
 
 
-def pairs(row: dict) -> Iterator[dict]:
+def pairs(row: dict, root: str | None = None) -> Iterator[dict]:
     """
     `prompt`, `chosen` and `rejected` as strings or messages, or `chosen` and `rejected` as whole conversations;
     `images` (a list) or `image`, if any; `score_chosen` and `score_rejected`, if any.

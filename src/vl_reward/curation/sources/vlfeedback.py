@@ -4,9 +4,11 @@ import itertools
 from collections.abc import Iterator
 
 from ..pair import Unusable, build_pair
+from ..public_rows import read_rows
 
 
 LICENSE = "not stated on its card"
+read = read_rows
 ASPECTS = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
 
 
@@ -35,11 +37,12 @@ def mean_rating(annotations: dict) -> float | None:
         return None
 
 
-def pairs(row: dict) -> Iterator[dict]:
+def pairs(row: dict, root: str | None = None) -> Iterator[dict]:
     """
     `id`, `prompt`, `completions`, and the image as `image` or `img_path`. All combinations with different mean ratings,
     as the official `run_dpo.py` makes them.
     """
+    prompt = row["prompt"].replace("<image>", "").strip()
     image = row["image"] if row.get("image") is not None else row.get("img_path")
     rated = [(mean_rating(one["annotations"]), one["response"]) for one in as_list(row["completions"])]
     if len(rated) < 2:
@@ -53,13 +56,5 @@ def pairs(row: dict) -> Iterator[dict]:
             yield {"skipped": "a response is empty"}
         else:
             better, worse = (one, two) if first > second else (two, one)
-            gap = abs(first - second) / 4
-            yield build_pair(
-                row["prompt"].replace("<image>", "").strip(),
-                better,
-                worse,
-                [image],
-                origin=row["id"],
-                rating_gap=gap,
-                chosen_first=first > second,
-            )
+            rating = {"rating_margin": abs(first - second) / 4, "chosen_first": first > second}
+            yield build_pair(prompt, better, worse, [image], origin=row["id"], **rating)

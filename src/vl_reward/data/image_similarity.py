@@ -7,6 +7,9 @@ import numpy as np
 from PIL import Image
 
 
+PLAIN_HASH = np.uint64(1 << 63)  # the perceptual hash of every image of one colour; black is one bit away
+
+
 def pixel_hash(image: Image.Image) -> str:
     """A hash of size and pixels of a decoded image: another lossless file of it has the same."""
     return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()[:32]
@@ -23,15 +26,15 @@ def perceptual_hash(image: Image.Image) -> int:
 
 def crops(image: Image.Image) -> list[Image.Image]:
     """The image, and its middle with 5 and 10 percent cut from every side, against which crops of it are compared."""
-    found = [image]
-    for share in (0.05, 0.1):
-        x, y = round(image.width * share), round(image.height * share)
+    images = [image]
+    for fraction in (0.05, 0.1):
+        x, y = round(image.width * fraction), round(image.height * fraction)
         if x and y:
-            found.append(image.crop((x, y, image.width - x, image.height - y)))
-    return found
+            images.append(image.crop((x, y, image.width - x, image.height - y)))
+    return images
 
 
-def bit_distances(hashes: np.ndarray, others: np.ndarray) -> np.ndarray:
+def hamming_distances(hashes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """
     Bits in which each hash differs from each other one.
 

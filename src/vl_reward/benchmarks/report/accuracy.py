@@ -72,25 +72,35 @@ def estimate(strata: dict[str, np.ndarray], statistic: Callable) -> tuple[float,
     return float(value), interval.tolist()
 
 
+def units_of(credits: np.ndarray) -> np.ndarray:
+    """What each row earned, and out of how much: shape `(len(credits), 2)`."""
+    return np.stack([credits, np.ones(len(credits))], axis=1)
+
+
+def estimate_ratio(units: np.ndarray) -> tuple[float, list[float]]:
+    """[`estimate`] of the [`ratio`] of one stratum."""
+    return estimate({"all": units}, lambda sums: ratio(sums["all"]))
+
+
 def subset_results(names: list[str], credits: np.ndarray, scores: list[list[float]]) -> dict[str, dict]:
     """`accuracy`, `interval`, `ties` and `n` of each subset that occurs, sorted by name."""
     results = {}
     for name, rows in sorted(group_rows(names).items()):
-        units = np.stack([credits[rows], np.ones(len(rows))], axis=1)
-        accuracy, interval = estimate({name: units}, lambda sums, name=name: ratio(sums[name]))
+        accuracy, interval = estimate_ratio(units_of(credits[rows]))
         results[name] = {"accuracy": accuracy, "interval": interval}
         results[name] |= {"ties": count_ties([scores[i] for i in rows]), "n": len(rows)}
     return results
 
 
-def micro(credits: np.ndarray) -> dict:
-    """`overall` and `overall_interval` over all rows alike."""
-    units = {"all": np.stack([credits, np.ones(len(credits))], axis=1)}
-    overall, interval = estimate(units, lambda sums: ratio(sums["all"]))
-    return {"overall": overall, "overall_interval": interval}
+def summarize_pairs(rows: list[dict], scores: list[list[float]]) -> dict:
+    """`n`, `overall` and `overall_interval` over all pairs alike, `ties`, and the results of each of `subsets`."""
+    credits = pair_credits(rows, scores)
+    overall, interval = estimate_ratio(units_of(credits))
+    results = {"n": len(rows), "overall": overall, "overall_interval": interval, "ties": count_ties(scores)}
+    return results | {"subsets": subset_results([row["subset"] for row in rows], credits, scores)}
 
 
 def mean_of_groups(names: list[str], credits: np.ndarray) -> tuple[float, list[float]]:
     """The unweighted mean of the groups' accuracies, and its interval."""
-    strata = {name: np.stack([credits[rows], np.ones(len(rows))], axis=1) for name, rows in group_rows(names).items()}
+    strata = {name: units_of(credits[rows]) for name, rows in group_rows(names).items()}
     return estimate(strata, lambda sums: np.mean([ratio(group) for group in sums.values()], axis=0))

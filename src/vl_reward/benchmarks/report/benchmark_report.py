@@ -74,8 +74,8 @@ class BenchmarkReport:
     def _without_training_rows(self, scores: list[list[float]]) -> dict:
         reasons = [self.overlap.reason(row) for row in self.rows]
         kept = [i for i, reason in enumerate(reasons) if reason is None]
-        found = {"removed": dict(sorted(Counter(filter(None, reasons)).items()))}
-        found["images_not_read"] = self.overlap.images_not_read
+        training = {"removed": dict(sorted(Counter(filter(None, reasons)).items()))}
+        training["images_not_read"] = self.overlap.images_not_read
         if not kept:
-            return found | {"n": 0}
-        return found | self.summarize([self.rows[i] for i in kept], [scores[i] for i in kept])
+            return training | {"n": 0}
+        return training | self.summarize([self.rows[i] for i in kept], [scores[i] for i in kept])

@@ -64,7 +64,7 @@ def near_duplicates(
     image_hashes: list[list[int]],
     shingle_sets: Callable[[int], tuple[set, set]],
     min_similarity: float,
-    max_bits: int,
+    max_hamming_distance: int,
 ) -> tuple[dict[int, int], dict[int, int]]:
     """
     Pairs like an earlier one: their prompts have the same words, their responses nearly the same, and each image is
@@ -83,7 +83,7 @@ def near_duplicates(
             Gives the [`shingles`] of a pair's chosen and rejected response.
         min_similarity (`float`):
             Least Jaccard similarity of each response.
-        max_bits (`int`):
+        max_hamming_distance (`int`):
             Bits in which the hashes of two images may differ.
 
     Returns:
@@ -98,10 +98,11 @@ def near_duplicates(
         similar = SimilarResponses(min_similarity, shingle_sets)
         members: dict[tuple, list[int]] = defaultdict(list)  # that stay, by responses and piece of the image's hash
         for i in rows:
-            pieces = hash_pieces(image_hashes[i], max_bits)
+            pieces = hash_pieces(image_hashes[i], max_hamming_distance)
             for key, reverse in similar.like(responses[i], i, signatures[i]):
                 near = {j for piece in pieces for j in members.get((key, piece), ())}
-                match = min((j for j in near if alike(image_hashes[i], image_hashes[j], max_bits)), default=None)
+                near = {j for j in near if alike(image_hashes[i], image_hashes[j], max_hamming_distance)}
+                match = min(near, default=None)
                 if match is not None:
                     (contradictions if reverse else duplicates)[i] = match
             if i not in duplicates:
@@ -110,22 +111,22 @@ def near_duplicates(
     return duplicates, contradictions
 
 
-def hash_pieces(hashes: list[int], max_bits: int) -> list[tuple[int, int, int]]:
+def hash_pieces(hashes: list[int], max_hamming_distance: int) -> list[tuple[int, int, int]]:
     """
-    The first image's hash in `max_bits + 1` pieces, each with its place and the number of images. Hashes that differ in
-    no more bits than that have one of them in common, so that few have to be compared.
+    The first image's hash in `max_hamming_distance + 1` pieces, each with its place and the number of images. Hashes
+    within that distance have one of them in common, so that few have to be compared.
     """
     if not hashes:
         return [(0, 0, 0)]
-    ends = [64 * number // (max_bits + 1) for number in range(max_bits + 2)]
+    ends = [64 * number // (max_hamming_distance + 1) for number in range(max_hamming_distance + 2)]
     return [
         (len(hashes), start, hashes[0] >> start & (1 << end - start) - 1)
         for start, end in zip(ends[:-1], ends[1:], strict=True)
     ]
 
 
-def alike(hashes: list[int], others: list[int], max_bits: int) -> bool:
+def alike(hashes: list[int], others: list[int], max_hamming_distance: int) -> bool:
     """Whether two lists of images are equally long, and each image like its counterpart."""
     return len(hashes) == len(others) and all(
-        (one ^ two).bit_count() <= max_bits for one, two in zip(hashes, others, strict=True)
+        (one ^ two).bit_count() <= max_hamming_distance for one, two in zip(hashes, others, strict=True)
     )

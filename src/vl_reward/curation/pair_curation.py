@@ -1,21 +1,23 @@
-"""The pairs of all sources on their way through the steps. Each step's rule is a pure function in a file of its own."""
+"""The pairs of all sources on their way through the steps, whose rules stand in `steps`."""
 
 import json
 from collections import Counter
 
 from datasets import Dataset, DatasetDict, DatasetInfo, Features, Image, List, Value, concatenate_datasets
 
+from ..benchmarks.contamination import RowContent
 from ..data.messages import text_of
+from ..data.text_keys import text_key
 from .audit import CurationAudit
-from .decontamination import BenchmarkContent, benchmark_row_ids
-from .duplicates import contradictions, duplicates
-from .filters import outside_limits, surrogate_doubts, ties
 from .inspection import signatures
-from .mixture import group_by_content, over_cap, over_share, split_and_order
-from .near_duplicates import near_duplicates
 from .pair import PART_MESSAGES, TEXT_MESSAGES
 from .source import PreferenceSource
-from .text_similarity import shingles, text_key
+from .steps.decontamination import BenchmarkContent, benchmark_row_ids
+from .steps.duplicates import contradictions, duplicates
+from .steps.filters import low_confidence, outside_limits, ties
+from .steps.mixture import group_by_content, over_cap, over_share, split_and_order
+from .steps.near_duplicates import near_duplicates
+from .steps.text_similarity import shingles
 
 
 class PairCuration:
@@ -37,7 +39,7 @@ class PairCuration:
     def __init__(self, pairs: Dataset, inspected: Dataset, audit: CurationAudit):
         self.pairs, self.audit = pairs, audit
         self.texts = pairs.select_columns(["source", "index", "origin", "prompt", "chosen", "rejected"])
-        names = ["source", "index", "rating_gap", "chosen_first", "score_chosen", "score_rejected"]
+        names = ["source", "index", "rating_margin", "chosen_first", "score_chosen", "score_rejected"]
         self.columns = {name: pairs[name][:] for name in names}
         self.columns |= {name: inspected[name][:] for name in inspected.column_names if name != "signature"}
         hashes = self.columns["perceptual_hashes"]
@@ -76,8 +78,8 @@ class PairCuration:
         """Drop pairs that the collator would refuse: control tokens inside a text, placeholders without images."""
         self.drop("texts", {i: reason for i, reason in enumerate(self.column("bad_text")) if reason})
 
-    def drop_ties(self, min_rating_gap: float | None):
-        self.drop("ties", ties(*map(self.column, ("chosen_key", "rejected_key", "rating_gap")), min_rating_gap))
+    def drop_ties(self, min_rating_margin: float | None):
+        self.drop("ties", ties(*map(self.column, ("chosen_key", "rejected_key", "rating_margin")), min_rating_margin))
 
     def drop_outside_limits(self, max_tokens: int | None, max_characters: int | None):
         limits = outside_limits(self.column("n_tokens"), self.column("n_characters"), max_tokens, max_characters)
@@ -94,10 +96,10 @@ class PairCuration:
 
     def drop_duplicates(self):
         sources = self.column("source")
-        found = duplicates(self.keys())
-        self.drop("duplicates", {i: f"equal to a pair of {sources[j]}" for i, j in found.items()})
+        reasons = {i: f"equal to a pair of {sources[first]}" for i, first in duplicates(self.keys()).items()}
+        self.drop("duplicates", reasons)
 
-    def drop_near_duplicates(self, min_similarity: float, max_bits: int):
+    def drop_near_duplicates(self, min_similarity: float, max_hamming_distance: int):
         sources, kept = self.column("source"), self.kept
 
         def shingle_sets(i: int) -> tuple[set, set]:
@@ -111,31 +113,29 @@ class PairCuration:
             self.column("perceptual_hashes"),
             shingle_sets,
             min_similarity,
-            max_bits,
+            max_hamming_distance,
         )
         reasons = {i: f"nearly equal to a pair of {sources[j]}" for i, j in alike.items()}
         both = {row for pair in opposed.items() for row in pair}
         reasons |= dict.fromkeys(both, "nearly the same responses are preferred the other way round")
         self.drop("near-duplicates", reasons)
 
-    def drop_contaminated(self, benchmark: BenchmarkContent, sources: list[PreferenceSource], max_bits: int):
+    def drop_contaminated(
+        self, benchmark: BenchmarkContent, sources: list[PreferenceSource], max_hamming_distance: int
+    ):
         prefixes = {source.name: source.benchmark_id_prefix for source in sources}
-        reasons = benchmark.reasons(
-            self.column("prompt_key"),
-            self.column("answer_keys"),
-            self.column("pixel_hashes"),
-            self.column("perceptual_hashes"),
-            benchmark_row_ids([prefixes[source] for source in self.column("source")], self.column("index")),
-            max_bits,
-        )
+        ids = benchmark_row_ids([prefixes[source] for source in self.column("source")], self.column("index"))
+        columns = map(self.column, ("prompt_key", "answer_keys", "pixel_hashes", "perceptual_hashes"))
+        contents = [RowContent(*values, has_image=bool(values[2])) for values in zip(*columns, strict=True)]
+        reasons = benchmark.reasons(contents, ids, max_hamming_distance)
         self.drop(f"decontamination: {benchmark.name}", reasons, benchmark_images_not_read=benchmark.images_not_read)
 
-    def drop_doubtful(
-        self, scores_file: str | None, min_chosen_score: float | None, min_score_gap: float | None
+    def drop_low_confidence(
+        self, scores_file: str | None, min_chosen_score: float | None, min_score_margin: float | None
     ) -> list[dict]:
         """
-        Drop what the surrogate doubts, and return it with its texts, for someone to repair. Pairs that it has not
-        scored go, too: those that balance and mixture took out of the round that was scored.
+        Drop what the surrogate has little confidence in, and return it with its texts, for someone to repair. Pairs
+        that it has not scored go, too: those that balance and mixture took out of the round that was scored.
 
         Args:
             scores_file (`str`, *optional*):
@@ -150,39 +150,33 @@ class PairCuration:
             lines = [json.loads(line) for line in open(scores_file, encoding="utf-8") if line.strip()]
             by_id = {line["id"]: tuple(line["scores"]) for line in lines}
             scores = [by_id.get(id, (None, None)) for id in self.column("id")]
-        scored = {position: pair for position, pair in enumerate(scores) if None not in pair}
-        if not scored:
+        if all(None in pair for pair in scores):
             raise ValueError(
                 f"None of {len(scores):,} pairs has surrogate scores. Score the pairs that are written without "
-                "`min_chosen_score` and `min_score_gap`, with the same seed, and give the result as `scores_file`."
+                "`min_chosen_score` and `min_score_margin`, with the same seed, and give the result as `scores_file`."
             )
-        reasons = {i: "the surrogate has not scored it" for i in range(len(scores)) if i not in scored}
-        doubtful, positions = [], list(scored)
-        for number, reason in surrogate_doubts(list(scored.values()), min_chosen_score, min_score_gap).items():
-            position = positions[number]
-            i, (chosen, rejected) = self.kept[position], scored[position]
-            reasons[position] = reason
-            row = {key: self.texts[i][key] for key in ("source", "index", "prompt", "chosen", "rejected")}
-            row |= {"score_chosen": chosen, "score_rejected": rejected, "reason": reason}
-            doubtful.append({"id": self.columns["id"][i], **row})
-        for position, (chosen, rejected) in scored.items():
-            i = self.kept[position]
+        reasons, to_repair = low_confidence(scores, min_chosen_score, min_score_margin), []
+        for position, (i, (chosen, rejected)) in enumerate(zip(self.kept, scores, strict=True)):
             self.columns["score_chosen"][i], self.columns["score_rejected"][i] = chosen, rejected
+            if position in reasons and None not in (chosen, rejected):
+                row = {key: self.texts[i][key] for key in ("source", "index", "prompt", "chosen", "rejected")}
+                row |= {"score_chosen": chosen, "score_rejected": rejected, "reason": reasons[position]}
+                to_repair.append({"id": self.columns["id"][i], **row})
         self.drop("surrogate", reasons)
-        return doubtful
+        return to_repair
 
-    def balance(self, max_first_share: float | None, max_longer_share: float | None, seed: int):
+    def balance(self, max_chosen_first_fraction: float | None, max_chosen_longer_fraction: float | None, seed: int):
         """Leave pairs out, per source, until the chosen response is not shown first, or the longer one, too often."""
         ids, sources = self.column("id"), self.column("source")
         longer = [None if one == two else one > two for one, two in self.column("n_characters")]
-        reasons: dict[int, str] = {}
-        for sides, share, reason in (
-            (self.column("chosen_first"), max_first_share, "side balance: where the chosen response was shown"),
-            (longer, max_longer_share, "side balance: which response is the longer"),
+        first, reasons = self.column("chosen_first"), {}
+        for sides, fraction, reason in (
+            (first, max_chosen_first_fraction, "side balance: where the chosen response was shown"),
+            (longer, max_chosen_longer_fraction, "side balance: which response is the longer"),
         ):
-            for source in sorted(set(sources)) if share is not None else []:
+            for source in sorted(set(sources)) if fraction is not None else []:
                 rows = [i for i, name in enumerate(sources) if name == source and i not in reasons]
-                gone = over_share([ids[i] for i in rows], [sides[i] for i in rows], share, seed)
+                gone = over_share([ids[i] for i in rows], [sides[i] for i in rows], fraction, seed)
                 reasons |= {rows[i]: reason for i in gone}
         self.drop("side balance", reasons)
 
@@ -191,16 +185,14 @@ class PairCuration:
         weights = {source.name: source.weight for source in sources}
         self.drop("mixture", over_cap(self.column("id"), self.column("source"), caps, weights, seed))
 
-    def datasets(self, test_share: float, seed: int) -> DatasetDict:
+    def datasets(self, test_fraction: float, seed: int) -> DatasetDict:
         """The pairs that are left, as `train` and `test`, in the preference format. No image is in both."""
-        contents = [
-            set(pixels) or {prompt}
-            for pixels, prompt in zip(self.column("pixel_hashes"), self.column("prompt_key"), strict=True)
-        ]
+        shown = zip(self.column("pixel_hashes"), self.column("prompt_key"), strict=True)
+        groups = group_by_content([set(pixels) or {prompt} for pixels, prompt in shown])
         ids = self.column("id")
         if not ids:
             raise ValueError(f"No pair is left: {Counter(row['step'] for row in self.dropped)}. Relax a step.")
-        train, test = split_and_order(ids, group_by_content(contents), test_share, seed)
+        train, test = split_and_order(ids, groups, test_fraction, seed)
         names = ["source", "prompt", "images", "chosen", "rejected"]
         with_scores = None not in self.column("score_chosen")
         extra = {"id": Value("string")}
@@ -209,8 +201,8 @@ class PairCuration:
         for split, positions in ({"train": train} | ({"test": test} if test else {})).items():
             rows = [self.kept[position] for position in positions]
             added = Dataset.from_dict({key: [self.columns[key][i] for i in rows] for key in extra}, Features(extra))
-            found = concatenate_datasets([added, self.pairs.select(rows).select_columns(names)], axis=1)
-            splits[split] = with_content_fingerprint(found, added["id"][:])
+            pairs = concatenate_datasets([added, self.pairs.select(rows).select_columns(names)], axis=1)
+            splits[split] = with_content_fingerprint(pairs, added["id"][:])
         return DatasetDict(splits)
 
 

@@ -1,11 +1,12 @@
-"""Texts as they are compared: normalised, hashed whole, and as MinHash signatures of their shingles."""
+"""Texts as they are compared by their words: hashed, and as MinHash signatures of their shingles."""
 
 import re
-import unicodedata
 
 import numpy as np
 import xxhash
 from datasketch import LeanMinHash, MinHash
+
+from ...data.text_keys import normalize, text_key
 
 
 NUM_PERM = 128
@@ -13,16 +14,6 @@ SHINGLE_WORDS = 3
 NUMBER = re.compile(r"[-−]?\d+(?:[.,]\d+)*")
 # Words, and signs that change what is meant: "3 + 5" asks another question than "3 - 5". Punctuation does not.
 WORD = re.compile(r"\w+|[-−+*/=<>^%~$&|×÷≠≤≥°]")
-
-
-def normalize(text: str) -> str:
-    """Lower case, one form of each character, single spaces, no `<image>`."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().replace("<image>", " ").split())
-
-
-def text_key(*texts: str) -> int:
-    """A 63-bit hash of normalised texts, in their order: Arrow's integers are signed."""
-    return xxhash.xxh64_intdigest("\0".join(map(normalize, texts)).encode("utf-8", "surrogatepass")) >> 1
 
 
 def words_key(text: str) -> int:

@@ -47,20 +47,16 @@ def over_cap(
     rows = defaultdict(list)
     for i, (id, source) in enumerate(zip(ids, sources, strict=True)):
         rows[source].append((draw(seed, id), i))
-    sizes = {
-        source: min(len(rows[source]), cap if cap is not None else len(rows[source])) for source, cap in caps.items()
-    }
+    sizes = {source: len(rows[source][:cap]) for source, cap in caps.items()}
     limits = dict(sizes)
     if None not in weights.values():
         unit = min(size / weights[source] for source, size in sizes.items())
         limits = {source: min(size, int(unit * weights[source] + 1e-9)) for source, size in sizes.items()}
-    found = {}
+    reasons = {}
     for source, members in rows.items():
-        reason = (
-            "over the source's share by weight" if limits[source] < sizes[source] else "over the source's max_pairs"
-        )
-        found |= {i: reason for _, i in sorted(members)[limits[source] :]}
-    return found
+        limit = "share by weight" if limits[source] < sizes[source] else "max_pairs"
+        reasons |= {i: f"over the source's {limit}" for _, i in sorted(members)[limits[source] :]}
+    return reasons
 
 
 def group_by_content(contents: list[set]) -> list[int]:
@@ -83,7 +79,7 @@ def group_by_content(contents: list[set]) -> list[int]:
     return [root(i) for i in range(len(contents))]
 
 
-def split_and_order(ids: list[str], groups: list[int], test_share: float, seed: int) -> tuple[list[int], list[int]]:
+def split_and_order(ids: list[str], groups: list[int], test_fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """
     Training and held-out pairs in random order, those of a group next to each other and in one of the two only.
 
@@ -92,8 +88,8 @@ def split_and_order(ids: list[str], groups: list[int], test_share: float, seed: 
             Ids of the pairs.
         groups (`list[int]`):
             What [`group_by_content`] gives.
-        test_share (`float`):
-            Share of the groups to hold out.
+        test_fraction (`float`):
+            Fraction of the groups to hold out.
         seed (`int`):
             Which ones, and the order.
     """
@@ -102,5 +98,5 @@ def split_and_order(ids: list[str], groups: list[int], test_share: float, seed: 
         name[group] = min(name.get(group, id), id)
     number = {group: draw(seed, f"group {id}") for group, id in name.items()}
     order = sorted(range(len(ids)), key=lambda i: (number[groups[i]], name[groups[i]], draw(seed, ids[i]), i))
-    held_out = {group for group, value in number.items() if value < test_share * 2**64}
+    held_out = {group for group, value in number.items() if value < test_fraction * 2**64}
     return [i for i in order if groups[i] not in held_out], [i for i in order if groups[i] in held_out]

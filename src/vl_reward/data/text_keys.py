@@ -1,0 +1,15 @@
+"""Texts as they are compared whole: normalised, and hashed."""
+
+import unicodedata
+
+import xxhash
+
+
+def normalize(text: str) -> str:
+    """Lower case, one form of each character, single spaces, no `<image>`."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().replace("<image>", " ").split())
+
+
+def text_key(*texts: str) -> int:
+    """A 63-bit hash of normalised texts, in their order: Arrow's integers are signed."""
+    return xxhash.xxh64_intdigest("\0".join(map(normalize, texts)).encode("utf-8", "surrogatepass")) >> 1
