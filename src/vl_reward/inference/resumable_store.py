@@ -100,7 +100,7 @@ class ResumableStore:
             missing, seen = self.missing(), time.monotonic()
             while missing:  # what others have begun
                 self._show(bar)
-                if time.monotonic() - seen > max(PATIENCE_SECONDS, 3 * slowest):
+                if not self.in_step and time.monotonic() - seen > max(PATIENCE_SECONDS, 3 * slowest):
                     yield missing[-1], [self.rows[i] for i in self.shards[missing[-1]]]
                 time.sleep(POLL_SECONDS)
                 left = [number for number in missing if not self.path(number).exists()]
