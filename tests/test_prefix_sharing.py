@@ -20,7 +20,8 @@ from vl_reward import (
     unshare_prefixes,
 )
 from vl_reward.models.qwen2_5_vl import ScoreHead
-from vl_reward.prefix_sharing.packed_images import image_codes, rope_positions
+from vl_reward.prefix_sharing import share_prefixes as share_prefixes_module
+from vl_reward.prefix_sharing.packed_images import image_codes, rope_positions, unique_images
 from vl_reward.tiny.digits import compose
 
 
@@ -97,7 +98,10 @@ def assert_same(model, batch, tolerance):
     expected, expected_gradients = compute(unshare_prefixes(model), batch)
     outputs, gradients = compute(share_prefixes(model), batch)
     assert (outputs - expected).abs().max() <= tolerance * expected.abs().max()
-    assert gradients.keys() == expected_gradients.keys()
+    # Without an image the vision tower takes part with a blank one, to no effect.
+    unseen = gradients.keys() - expected_gradients.keys()
+    assert gradients.keys() >= expected_gradients.keys() and not any(gradients[name].any() for name in unseen)
+    assert not unseen or ("pixel_values" not in batch and all(".visual." in name for name in unseen))
     largest = max(gradient.abs().max() for gradient in expected_gradients.values())
     for name, gradient in expected_gradients.items():
         # A gradient that is zero but for rounding, such as a key's bias', is measured by the largest one.
@@ -121,6 +125,22 @@ def tokens_computed(model, batch):
     for hook in hooks:
         hook.remove()
     return counts
+
+
+def modules_run(model, batch):
+    """The modules with weights of their own, in the order of their calls, forward and backward."""
+    order, hooks = [], []
+    for name, module in model.named_modules():
+        if any(True for _ in module.parameters(recurse=False)):
+            hooks.append(module.register_forward_pre_hook(lambda *_, name=name: order.append(name)))
+            hooks.append(module.register_full_backward_hook(lambda *_, name=name: order.append(f"{name} backward")))
+    model.train().zero_grad()
+    logits = model(**batch).logits
+    logits.float().pow(2).sum().backward()
+    for hook in hooks:
+        hook.remove()
+    model.eval()
+    return order
 
 
 words = st.sampled_from(["What is the sum?", "What is the sum? Is it 4?", "4", "", "I see 4 and 5."])
@@ -149,6 +169,27 @@ def test_any_batch(
     assert_same(model, encode(processor, rows, images, padding_side), tolerance)
 
 
+@pytest.mark.parametrize("frozen", [True, False], ids=["tower frozen", "tower trained"])
+@pytest.mark.parametrize("name", ["reward", "policy"])
+def test_the_order_of_module_calls_does_not_depend_on_the_rows(models, processor, images, name, frozen):
+    """Under ZeRO-3 and FSDP2 each call gathers weights with the other ranks, which hold other rows."""
+    model = share_prefixes(models[name].float())
+    model.model.visual.requires_grad_(not frozen)
+    model.model.visual.merger.requires_grad_(True)
+    shared, alone = ([0], "What is the sum?", "9"), ([2, 3], "Which is larger?", "I see 4 and 5.")
+    text, other = ([], "Is 4 larger than 5?", "no"), ([], "What?", "I see 4 and 5. Answer: 9")
+    batches = [[shared, (*shared[:2], "8")], [shared], [shared, alone], [text], [text, (*text[:2], "yes")]]
+    batches += [[text, other], [shared, text], [alone, alone, text]]
+    orders = [modules_run(model, encode(processor, rows, images, "right")) for rows in batches]
+    blank = encode(processor, [text, other], images, "right")
+    blank |= {"pixel_values": None, "image_grid_thw": None}
+    for rows, order in zip([*batches, "blank"], [*orders, modules_run(model, blank)], strict=True):
+        assert order == orders[0], rows
+    assert orders[0][0].startswith("model.visual.patch_embed") and len(orders[0]) > 50
+    for parameter in models[name].parameters():
+        parameter.requires_grad_(True)
+
+
 PAIRS = [
     ([0], "What is the sum?", "I see 4 and 5. Answer: 9"),
     ([2, 3], "Which is larger?", "4"),
@@ -173,7 +214,8 @@ def test_positions_are_those_of_transformers(models, processor, images, padding_
     expected, _ = backbone.get_rope_index(
         batch["input_ids"], batch["mm_token_type_ids"], batch["image_grid_thw"], attention_mask=attended
     )
-    codes, kept = image_codes(backbone.config, batch["input_ids"], batch["pixel_values"], batch["image_grid_thw"])
+    kept, same_as = unique_images(batch["pixel_values"], batch["image_grid_thw"])
+    codes = image_codes(backbone.config, batch["input_ids"], batch["image_grid_thw"], kept, same_as)
     positions = rope_positions(backbone.config, codes, attended, batch["image_grid_thw"][kept])
     assert kept == [0, 1, 2]
     assert torch.equal(positions[:, attended], expected[:, attended])
@@ -291,12 +333,18 @@ def test_saving_says_nothing_of_sharing(policy, tmp_path):
     assert "prefix_sharing" not in (tmp_path / "config.json").read_text()
 
 
-def test_other_attention_stays_plain_and_says_why(policy, pairs, caplog):
+def test_other_attention_stays_plain_and_says_why(policy, pairs, caplog, monkeypatch):
     policy.model.language_model.config._attn_implementation = "flash_attention_2"
     with caplog.at_level(logging.WARNING):
         share_prefixes(policy)
     assert "not shared with attn_implementation 'flash_attention_2'" in caplog.text
-    assert "forward" not in vars(policy.model)
+    assert policy.model.language_model.config._attn_implementation == "flash_attention_2"
+    # Attention aside, the modules run in the order that sharing has.
+    policy.model.language_model.config._attn_implementation = "sdpa"
+    monkeypatch.setattr(share_prefixes_module, "pack", None)
+    with torch.no_grad():
+        logits = policy(**pairs).logits
+    assert torch.equal(logits, unshare_prefixes(policy)(**pairs).logits)
 
 
 def test_transformers_has_no_flex_attention_for_this_model(policy):

@@ -27,25 +27,31 @@ def unique_images(pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> t
     return kept, same_as
 
 
+def blank_image(config: Qwen2_5_VLConfig, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """`pixel_values` and `image_grid_thw` of the smallest image there is, all zeros."""
+    vision = config.vision_config
+    patch_size = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    grid = [1, vision.spatial_merge_size, vision.spatial_merge_size]
+    return torch.zeros(vision.spatial_merge_size**2, patch_size, device=device), torch.tensor([grid], device=device)
+
+
 def image_codes(
-    config: Qwen2_5_VLConfig, input_ids: torch.Tensor, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor
-) -> tuple[torch.Tensor | None, list[int]]:
+    config: Qwen2_5_VLConfig, input_ids: torch.Tensor, image_grid_thw: torch.Tensor, kept: list[int], same_as: list[int]
+) -> torch.Tensor | None:
     """
     Number what stands at each token: the id of a text token; past the vocabulary, for an image token, the row of its
-    features among those of the distinct images.
+    features among those of the distinct images. `kept` and `same_as` are those of [`unique_images`].
 
     Returns:
-        `tuple[torch.LongTensor, list[int]]`: the numbers, of shape `(batch_size, seq_len)`, or `None` if image tokens
-        and images do not fit together; and the distinct images, by their place in the batch.
+        `torch.LongTensor` of shape `(batch_size, seq_len)`, or `None` if image tokens and images do not fit together.
     """
-    kept, same_as = unique_images(pixel_values, image_grid_thw)
     lengths = (image_grid_thw.prod(-1) // config.vision_config.spatial_merge_size**2).tolist()
     rows_of = torch.arange(sum(lengths[i] for i in kept)).split([lengths[i] for i in kept])
     rows = torch.cat([rows_of[number] for number in same_as]).to(input_ids.device)
     is_image = input_ids == config.image_token_id
     if len(rows) != is_image.sum():
-        return None, kept
-    return input_ids.masked_scatter(is_image, config.text_config.vocab_size + rows), kept
+        return None
+    return input_ids.masked_scatter(is_image, config.text_config.vocab_size + rows)
 
 
 def rope_positions(
