@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import load_dataset, load_from_disk
-from peft import PeftModel
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
-from trl import GRPOConfig, GRPOTrainer, ScriptArguments, get_peft_config
+from trl import GRPOConfig, GRPOTrainer, ScriptArguments, get_peft_config, get_quantization_config
 
 from vl_reward import RecipeParser, RewardScorer, VisionModelConfig, share_prefixes
+from vl_reward.training.merged_adapter import MergedAdapter
 
 
 INPUTS = ("model_name_or_path", "reward_model", "dataset_name")
@@ -40,12 +40,14 @@ def main(script_args, training_args, model_args):
     ####################
     # Model & Processor
     ####################
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+    load_base = functools.partial(
+        Qwen2_5_VLForConditionalGeneration.from_pretrained,
         model_args.model_name_or_path,
         revision=model_args.model_revision,
         dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
     )
+    model = load_base(quantization_config=get_quantization_config(model_args))
     if not model_args.use_peft:
         # Trainer cannot resume from the hub's layout, see `Qwen2_5_VLForSequenceClassification.save_pretrained`.
         model.save_pretrained = functools.partial(model.save_pretrained, save_original_format=False)
@@ -55,7 +57,9 @@ def main(script_args, training_args, model_args):
     model.model.visual.requires_grad_(False)
     if model_args.share_prefixes:
         share_prefixes(model)  # the samples of a prompt have it and its images in common: those are computed once
-    reward_model = RewardScorer.from_pretrained(script_args.reward_model, dtype=model_args.dtype)
+    # Whole on each GPU, beside the policy: the head computes in float32 all the same.
+    reward_dtype = "bfloat16" if training_args.bf16 else "float32"
+    reward_model = RewardScorer.from_pretrained(script_args.reward_model, dtype=reward_dtype)
     reward_model.model.to(training_args.device)
 
     ####################
@@ -84,9 +88,10 @@ def main(script_args, training_args, model_args):
     ####################
     # Save
     ####################
-    if isinstance(trainer.model, PeftModel):
-        trainer.model = trainer.model.merge_and_unload()
-    trainer.save_model()
+    if model_args.use_peft:
+        MergedAdapter(trainer, load_base).save()
+    else:
+        trainer.save_model()
     trainer.accelerator.print(f"Policy saved to {training_args.output_dir}")
     trainer.accelerator.wait_for_everyone()  # an early end may abort, and the launcher would stop the one that saves
     trainer.accelerator.end_training()

@@ -15,17 +15,18 @@ with answers, on which accuracy is measured every `eval_steps`: training stops w
 checkpoint is kept. Writes a better policy.
 """
 
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import load_dataset, load_from_disk
-from peft import PeftModel
 from transformers import AutoProcessor, EarlyStoppingCallback, Qwen2_5_VLForConditionalGeneration, set_seed
-from trl import DPOConfig, ScriptArguments, get_peft_config
+from trl import DPOConfig, ScriptArguments, get_peft_config, get_quantization_config
 
 from vl_reward import MPOTrainer, RecipeParser, SamplingParameters, VisionModelConfig, share_prefixes
 from vl_reward.labelling.verifiers import VERIFIERS
 from vl_reward.training.greedy_accuracy import GreedyAccuracy
+from vl_reward.training.merged_adapter import MergedAdapter
 
 
 INPUTS = ("model_name_or_path", "dataset_name", "verifiable_dataset")
@@ -50,24 +51,19 @@ def main(script_args, training_args, model_args):
     ####################
     # Model & Processor
     ####################
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+    load_base = functools.partial(
+        Qwen2_5_VLForConditionalGeneration.from_pretrained,
         model_args.model_name_or_path,
         revision=model_args.model_revision,
         dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
     )
+    model = load_base(quantization_config=get_quantization_config(model_args))
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
     )
     # With LoRA the reference is the policy with its adapter switched off.
-    ref_model = None
-    if not model_args.use_peft:
-        ref_model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            model_args.model_name_or_path,
-            revision=model_args.model_revision,
-            dtype=model_args.dtype,
-            attn_implementation=model_args.attn_implementation,
-        )
+    ref_model = None if model_args.use_peft else load_base()
     if model_args.share_prefixes:  # chosen and rejected have prompt and images in common: those are computed once
         share_prefixes(model)
         if ref_model is not None:
@@ -110,9 +106,10 @@ def main(script_args, training_args, model_args):
     ####################
     # Save
     ####################
-    if isinstance(trainer.model, PeftModel):
-        trainer.model = trainer.model.merge_and_unload()
-    trainer.save_model()
+    if model_args.use_peft:
+        MergedAdapter(trainer, load_base).save()
+    else:
+        trainer.save_model()
     trainer.accelerator.print(f"Policy saved to {training_args.output_dir}")
     trainer.accelerator.wait_for_everyone()  # an early end may abort, and the launcher would stop the one that saves
     trainer.accelerator.end_training()

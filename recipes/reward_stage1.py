@@ -19,20 +19,21 @@ Reads a Qwen2.5-VL checkpoint (stage 1) or a reward model (stage 2) and a prefer
 `rejected` and `images`. Writes a reward model.
 """
 
+import functools
 from pathlib import Path
 
 from datasets import Image, List, load_dataset, load_from_disk
-from peft import PeftModel
 from transformers import AutoProcessor, set_seed
-from trl import RewardConfig, ScriptArguments, get_peft_config
+from trl import RewardConfig, ScriptArguments, get_peft_config, get_quantization_config
 
 from vl_reward import (
     Qwen2_5_VLForSequenceClassification,
     RecipeParser,
-    VisionModelConfig,
+    VisionRewardModelConfig,
     VisionRewardTrainer,
     share_prefixes,
 )
+from vl_reward.training.merged_adapter import MergedAdapter
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
@@ -44,12 +45,14 @@ def main(script_args, training_args, model_args):
     ####################
     # Model & Processor
     ####################
-    model = Qwen2_5_VLForSequenceClassification.from_pretrained(
+    load_base = functools.partial(
+        Qwen2_5_VLForSequenceClassification.from_pretrained,
         model_args.model_name_or_path,
         revision=model_args.model_revision,
         dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
     )
+    model = load_base(quantization_config=get_quantization_config(model_args))
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
     )
@@ -81,7 +84,7 @@ def main(script_args, training_args, model_args):
         train_dataset=dataset[script_args.dataset_train_split],
         eval_dataset=dataset[script_args.dataset_test_split],
         processing_class=processor,
-        peft_config=get_peft_config(model_args),
+        peft_config=get_peft_config(model_args),  # with LoRA, head and projector are trained in full
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
 
@@ -95,14 +98,15 @@ def main(script_args, training_args, model_args):
     ####################
     # Save
     ####################
-    if isinstance(trainer.model, PeftModel):
-        trainer.model = trainer.model.merge_and_unload()  # the next step loads a plain reward model
-    trainer.save_model()
+    if model_args.use_peft:
+        MergedAdapter(trainer, load_base).save()  # the next step loads a plain reward model
+    else:
+        trainer.save_model()
     trainer.accelerator.print(f"Reward model saved to {training_args.output_dir}")
     trainer.accelerator.wait_for_everyone()  # an early end may abort, and the launcher would stop the one that saves
     trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
-    parser = RecipeParser((ScriptArguments, RewardConfig, VisionModelConfig), __file__, INPUTS)
+    parser = RecipeParser((ScriptArguments, RewardConfig, VisionRewardModelConfig), __file__, INPUTS)
     main(*parser.parse_args_and_config())

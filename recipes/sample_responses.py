@@ -105,6 +105,7 @@ def main(script_args, sampling, model_args):
         responses, finish_reasons = sampler(questions, images, script_args.num_generations)
         store.write(number, responses=responses, finish_reasons=finish_reasons)
     if not state.is_main_process:
+        state.destroy_process_group()  # an end with open connections may abort, and take the process that saves along
         return
     samples = Dataset.from_json(store.files(), features=SAMPLE_FEATURES, cache_dir=str(output_dir / "cache"))
 

@@ -155,3 +155,27 @@ def test_every_recipe_names_its_7b_run():
 def test_recipes_stay_readable():
     for path in RECIPES:
         assert len(path.read_text().splitlines()) <= 150, path.name
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_an_option_is_read_or_refused(path):
+    """Each option of TRL's model and script arguments, set to another value than its default."""
+    config = ROOT / f"recipes/configs/tiny/{path.stem}.yaml"
+    changes = {"load_in_4bit": "true", "load_in_8bit": "true", "dataset_streaming": "true"}
+    changes |= {"model_revision": "other", "use_peft": "true", "lora_r": "3", "share_prefixes": "false"}
+    changes |= {"attn_implementation": "eager", "dtype": "bfloat16", "dataset_test_split": "other"}
+    source, types = path.read_text(), dataclasses_of(path)
+    known = {field.name for type_ in types for field in dataclasses.fields(type_)}
+    by_function = {"use_peft": "get_peft_config(", "lora_r": "get_peft_config("}
+    by_function |= dict.fromkeys(("load_in_4bit", "load_in_8bit"), "get_quantization_config(")
+    for name in changes.keys() & known:
+        read = by_function.get(name, f".{name}") in source
+        has_trainer = "use_cpu" in known
+        command = ["--config", str(config), f"--{name}", changes[name]]
+        command += ["--use_cpu", "true", "--bf16", "false"] if has_trainer else []
+        parser = RecipeParser(types, str(path), ())
+        if read:
+            parser.parse_args_and_config(command)
+        else:
+            with pytest.raises(ValueError, match=f"`{name}: .*` has no effect: {path.name} does not read it"):
+                parser.parse_args_and_config(command)

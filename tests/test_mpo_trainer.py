@@ -1,5 +1,6 @@
 """MPO's loss against a hand computation, its reward shift over steps, and what the trainer refuses."""
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -15,6 +16,7 @@ from trl import DPOConfig
 from vl_reward import MPOTrainer, SamplingParameters
 from vl_reward.tiny.preferences import PREFERENCE_FEATURES, PROMPT_FEATURES
 from vl_reward.training.greedy_accuracy import GreedyAccuracy
+from vl_reward.training.guards import check_reference_is_policy
 
 
 BETA = 0.1
@@ -286,8 +288,19 @@ def test_a_pair_that_breaks_the_loss_stops_the_run_by_name(make_trainer, image_p
 def test_a_reference_that_is_another_model_is_refused(make_trainer, image_pairs):
     other = Qwen2_5_VLForConditionalGeneration(make_trainer().model.config)
     trainer = make_trainer(ref_model=other, train_sampling_strategy="sequential")
-    with pytest.raises(ValueError, match=f"row {image_pairs[0]['id']}: before the first step .* they are two models"):
+    ids = "|".join(row["id"] for row in image_pairs)
+    with pytest.raises(ValueError, match=f"Before the first step .* of row ({ids}), .* So they are two models"):
         trainer.train()
+
+
+def test_what_bfloat16_rounds_is_no_other_reference():
+    """One short answer may be far off; the mean over a step tells."""
+    rounded = [(f"row {i}", "chosen", -0.5 + 0.08 * (-1) ** i, -0.5) for i in range(15)]
+    check_reference_is_policy([*rounded, ("row 15", "rejected", -3.0, -1.0)])
+    with pytest.raises(
+        ValueError, match="of 16 responses differ by 0.57 .* of row 15, the rejected response: -9.00 and"
+    ):
+        check_reference_is_policy([*rounded, ("row 15", "rejected", -9.0, -1.0)])
 
 
 def test_a_drifting_reward_shift_stops_the_run_with_the_pair(make_trainer):
@@ -430,3 +443,40 @@ def test_reference_log_probs_of_an_unknown_model_are_refused(image_pairs, policy
             train_dataset=dataset.add_column("ref_chosen_logps", [0.0] * 4).add_column("ref_rejected_logps", [0.0] * 4),
             processing_class=processor,
         )
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_checkpoints_with_tied_embeddings_are_read_back(config, processor, image_pairs, tmp_path, tied):
+    """As those of Qwen2.5-VL-3B: what is tied is saved once. Resumed training ends as if it had not been stopped."""
+    config = copy.deepcopy(config)
+    config.tie_word_embeddings = tied
+    torch.manual_seed(0)
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(tmp_path / "policy")
+
+    def train(name, resume=None, **settings):
+        policy, reference = (
+            Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "policy", dtype="float32") for _ in range(2)
+        )
+        trainer = MPOTrainer(
+            policy,
+            reference,
+            mpo_config(tmp_path / name, max_steps=2, save_strategy="steps", save_steps=1, **settings),
+            processing_class=processor,
+            train_dataset=Dataset.from_list(image_pairs[:8], PREFERENCE_FEATURES),
+            eval_dataset=Dataset.from_list(image_pairs[:8], PREFERENCE_FEATURES),
+            evaluate_policy=lambda policy: {"quality": 1.0},
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.model.state_dict()
+
+    whole = train("whole")
+    resumed = train("resumed", resume=str(tmp_path / "whole/checkpoint-1"))
+    assert (whole["lm_head.weight"].data_ptr() == whole["model.language_model.embed_tokens.weight"].data_ptr()) == tied
+    assert all(torch.allclose(tensor, resumed[name], atol=1e-6) for name, tensor in whole.items())
+    best = {
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "quality",
+    }
+    train("best", **best)

@@ -1,6 +1,6 @@
 """Train vision-language reward models with TRL, and use them."""
 
-from .arguments.model_config import RewardModelConfig, VisionModelConfig
+from .arguments.model_config import RewardModelConfig, VisionModelConfig, VisionRewardModelConfig
 from .arguments.recipe_parser import RecipeParser
 from .arguments.sampling_parameters import SamplingParameters
 from .data.collators import DataCollatorForVisionReward
@@ -22,6 +22,7 @@ __all__ = [
     "RewardScorer",
     "SamplingParameters",
     "VisionModelConfig",
+    "VisionRewardModelConfig",
     "VisionRewardTrainer",
     "share_prefixes",
     "unshare_prefixes",

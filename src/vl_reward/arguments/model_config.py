@@ -8,7 +8,7 @@ from trl import ModelConfig
 @dataclass
 class VisionModelConfig(ModelConfig):
     """
-    [`~trl.ModelConfig`] with the pixel budget of an image.
+    [`~trl.ModelConfig`] with the pixel budget of an image. LoRA adapts the language model's projections by default.
 
     Parameters:
         max_pixels (`int`, *optional*, defaults to `1003520`):
@@ -18,6 +18,11 @@ class VisionModelConfig(ModelConfig):
             Whether the tokens and images that rows of a batch have in common are computed once.
     """
 
+    # A bare name such as `q_proj` would match the vision tower, too.
+    lora_target_modules: list[str] | None = field(
+        default_factory=lambda: [r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"],
+        metadata={"help": "LoRA adapts the modules that this pattern, or one of these names, matches."},
+    )
     max_pixels: int = field(
         default=1280 * 28 * 28,
         metadata={
@@ -28,6 +33,20 @@ class VisionModelConfig(ModelConfig):
     share_prefixes: bool = field(
         default=True,
         metadata={"help": "The tokens and images that rows of a batch have in common are computed once."},
+    )
+
+
+@dataclass
+class VisionRewardModelConfig(VisionModelConfig):
+    """
+    [`VisionModelConfig`] of a reward model that is trained. With LoRA, the head, which is drawn at random, and the
+    projector are trained in full.
+    """
+
+    lora_task_type: str = field(default="SEQ_CLS", metadata={"help": "PEFT knows the model as a classifier."})
+    lora_modules_to_save: list[str] | None = field(
+        default_factory=lambda: ["score", "merger"],
+        metadata={"help": "These modules are trained in full beside LoRA: head and projector."},
     )
 
 

@@ -5,12 +5,20 @@ import os
 import sys
 from pathlib import Path
 
-from trl import TrlParser
+from trl import ModelConfig, ScriptArguments, TrlParser
+
+
+# What TRL's two functions read of the model arguments.
+READ_BY = {
+    "get_peft_config": ("use_peft", "use_rslora", "use_dora", "lora_"),
+    "get_quantization_config": ("load_in_", "bnb_", "use_bnb_nested_quant"),
+}
 
 
 class RecipeParser(TrlParser):
     """
-    [`~trl.TrlParser`] that runs a recipe's tiny config when no `--config` is given, and checks that inputs exist.
+    [`~trl.TrlParser`] that runs a recipe's tiny config when no `--config` is given, and checks that inputs exist and
+    that every option set is one that the recipe reads.
 
     Args:
         dataclass_types (`tuple`):
@@ -23,7 +31,7 @@ class RecipeParser(TrlParser):
             missing path says which command to run.
 
     Raises:
-        ValueError: For an unknown key.
+        ValueError: For an unknown key, or an option of TRL's that the recipe does not read.
         FileNotFoundError: If an input is a local path that does not exist. The message holds the command to run.
     """
 
@@ -46,6 +54,7 @@ class RecipeParser(TrlParser):
                 )
             args = ["--config", str(config), *args]
         parsed = super().parse_args_and_config(args, **kwargs)
+        self.check_read(parsed)
         values = {key: value for namespace in parsed for key, value in vars(namespace).items()}
         for key in self.inputs:
             # A hub id is `name` or `owner/name`; anything with more parts, or anchored, is a path.
@@ -55,6 +64,20 @@ class RecipeParser(TrlParser):
             ):
                 raise FileNotFoundError(f"`{key}: {path}` does not exist. Make it first: {self.command_for(path)}")
         return parsed
+
+    def check_read(self, parsed: tuple) -> None:
+        """TRL's model and script arguments have options for all of its scripts; what this one ignores is refused."""
+        source = self.recipe.read_text()
+        read = {name for function, names in READ_BY.items() if f"{function}(" in source for name in names}
+        for arguments in parsed:
+            if not isinstance(arguments, (ModelConfig, ScriptArguments)):
+                continue
+            for name, default in vars(type(arguments)()).items():
+                value = getattr(arguments, name)
+                if value != default and f".{name}" not in source and not name.startswith(tuple(read)):
+                    raise ValueError(
+                        f"`{name}: {value}` has no effect: {self.recipe.name} does not read it. Remove it."
+                    )
 
     def command_for_7b(self) -> str:
         """The command in the recipe's docstring that runs it with its 7B config."""

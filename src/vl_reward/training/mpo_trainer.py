@@ -124,6 +124,7 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
         self.sft_weight = weights.pop("sft", 0.0)
         self.loss_types, self.loss_weights = list(weights), list(weights.values())
         self.precompute_ref_logps = True  # makes `_compute_loss` take the reference log-probs from its inputs
+        self.first_log_probs: list[tuple[str, str, float, float]] = []
         self.reward_shift = RewardShift()
         self.add_callback(self.reward_shift)
         args.precompute_ref_log_probs = precompute
@@ -191,7 +192,10 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
     def training_step(self, model, inputs, *args, **kwargs):
         loss = super().training_step(model, inputs, *args, **kwargs)
         if self.state.global_step == 0 and self.args.disable_dropout:
-            check_reference_is_policy(self.log_probs)
+            self.first_log_probs += self.log_probs
+            if self.accelerator.sync_gradients:  # the step's last micro-batch
+                check_reference_is_policy(self.first_log_probs)
+                self.first_log_probs.clear()
         return loss
 
     def evaluate(self, *args, metric_key_prefix: str = "eval", **kwargs):
