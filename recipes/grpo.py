@@ -20,7 +20,7 @@ from pathlib import Path
 
 from datasets import load_dataset, load_from_disk
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
-from trl import GRPOConfig, GRPOTrainer, ScriptArguments, get_peft_config, get_quantization_config
+from trl import GRPOConfig, GRPOTrainer, ScriptArguments, get_peft_config
 
 from vl_reward import RecipeParser, RewardScorer, VisionModelConfig, share_prefixes
 from vl_reward.training.merged_adapter import MergedAdapter
@@ -47,7 +47,7 @@ def main(script_args, training_args, model_args):
         dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
     )
-    model = load_base(quantization_config=get_quantization_config(model_args))
+    model = load_base(quantization_config=model_args.quantization_config)
     if not model_args.use_peft:
         # Trainer cannot resume from the hub's layout, see `Qwen2_5_VLForSequenceClassification.save_pretrained`.
         model.save_pretrained = functools.partial(model.save_pretrained, save_original_format=False)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from datasets import load_dataset, load_from_disk
 from transformers import AutoProcessor, EarlyStoppingCallback, Qwen2_5_VLForConditionalGeneration, set_seed
-from trl import DPOConfig, ScriptArguments, get_peft_config, get_quantization_config
+from trl import DPOConfig, ScriptArguments, get_peft_config
 
 from vl_reward import MPOTrainer, RecipeParser, SamplingParameters, VisionModelConfig, share_prefixes
 from vl_reward.labelling.verifiers import VERIFIERS
@@ -58,7 +58,7 @@ def main(script_args, training_args, model_args):
         dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
     )
-    model = load_base(quantization_config=get_quantization_config(model_args))
+    model = load_base(quantization_config=model_args.quantization_config)
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
     )

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from datasets import Image, List, load_dataset, load_from_disk
 from transformers import AutoProcessor, set_seed
-from trl import RewardConfig, ScriptArguments, get_peft_config, get_quantization_config
+from trl import RewardConfig, ScriptArguments, get_peft_config
 
 from vl_reward import (
     Qwen2_5_VLForSequenceClassification,
@@ -52,7 +52,7 @@ def main(script_args, training_args, model_args):
         dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
     )
-    model = load_base(quantization_config=get_quantization_config(model_args))
+    model = load_base(quantization_config=model_args.quantization_config)
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
     )

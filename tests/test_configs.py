@@ -167,7 +167,7 @@ def test_an_option_is_read_or_refused(path):
     source, types = path.read_text(), dataclasses_of(path)
     known = {field.name for type_ in types for field in dataclasses.fields(type_)}
     by_function = {"use_peft": "get_peft_config(", "lora_r": "get_peft_config("}
-    by_function |= dict.fromkeys(("load_in_4bit", "load_in_8bit"), "get_quantization_config(")
+    by_function |= dict.fromkeys(("load_in_4bit", "load_in_8bit"), ".quantization_config")
     for name in changes.keys() & known:
         read = by_function.get(name, f".{name}") in source
         has_trainer = "use_cpu" in known

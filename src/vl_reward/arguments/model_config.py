@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from trl import ModelConfig
+from transformers import BitsAndBytesConfig
+from trl import ModelConfig, get_quantization_config
 
 
 @dataclass
@@ -34,6 +35,14 @@ class VisionModelConfig(ModelConfig):
         default=True,
         metadata={"help": "The tokens and images that rows of a batch have in common are computed once."},
     )
+
+    @property
+    def quantization_config(self) -> BitsAndBytesConfig | None:
+        """As TRL reads it. The vision tower with its projector, and the heads, stay as they are: they are small."""
+        config = get_quantization_config(self)
+        if config is not None:
+            config.llm_int8_skip_modules = ["model.visual", "score", "lm_head"]  # of 4 bits, too, whatever its name says
+        return config
 
 
 @dataclass

@@ -8,10 +8,10 @@ from pathlib import Path
 from trl import ModelConfig, ScriptArguments, TrlParser
 
 
-# What TRL's two functions read of the model arguments.
+# What of the model arguments is read by other names.
 READ_BY = {
-    "get_peft_config": ("use_peft", "use_rslora", "use_dora", "lora_"),
-    "get_quantization_config": ("load_in_", "bnb_", "use_bnb_nested_quant"),
+    "get_peft_config(": ("use_peft", "use_rslora", "use_dora", "lora_"),
+    ".quantization_config": ("load_in_", "bnb_", "use_bnb_nested_quant"),
 }
 
 
@@ -68,7 +68,7 @@ class RecipeParser(TrlParser):
     def check_read(self, parsed: tuple) -> None:
         """TRL's model and script arguments have options for all of its scripts; what this one ignores is refused."""
         source = self.recipe.read_text()
-        read = {name for function, names in READ_BY.items() if f"{function}(" in source for name in names}
+        read = {name for function, names in READ_BY.items() if function in source for name in names}
         for arguments in parsed:
             if not isinstance(arguments, (ModelConfig, ScriptArguments)):
                 continue
