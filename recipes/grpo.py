@@ -36,6 +36,8 @@ class GRPOArguments(ScriptArguments):
 
 def main(script_args, training_args, model_args):
     set_seed(training_args.seed)
+    # TRL gathers them on the processes that have some: beside one with text alone they would wait for ever.
+    training_args.log_multimodal = False
 
     ####################
     # Model & Processor
@@ -55,8 +57,9 @@ def main(script_args, training_args, model_args):
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
     )
     model.model.visual.requires_grad_(False)
-    if model_args.share_prefixes:
-        share_prefixes(model)  # the samples of a prompt have it and its images in common: those are computed once
+    # The samples of a prompt have it and its images in common: those are computed once. No option here: it also runs the
+    # vision tower for text alone, for which processes with images would wait.
+    share_prefixes(model)
     # Whole on each GPU, beside the policy: the head computes in float32 all the same.
     reward_dtype = "bfloat16" if training_args.bf16 else "float32"
     reward_model = RewardScorer.from_pretrained(script_args.reward_model, dtype=reward_dtype)
