@@ -20,9 +20,10 @@ from pathlib import Path
 
 from datasets import load_dataset, load_from_disk
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
-from trl import GRPOConfig, GRPOTrainer, ScriptArguments, get_peft_config
+from trl import GRPOConfig, ScriptArguments, get_peft_config
 
 from vl_reward import RecipeParser, RewardScorer, VisionModelConfig, share_prefixes
+from vl_reward.training.grpo_trainer import VisionGRPOTrainer
 from vl_reward.training.merged_adapter import MergedAdapter
 
 
@@ -36,8 +37,6 @@ class GRPOArguments(ScriptArguments):
 
 def main(script_args, training_args, model_args):
     set_seed(training_args.seed)
-    # TRL gathers them on the processes that have some: beside one with text alone they would wait for ever.
-    training_args.log_multimodal = False
 
     ####################
     # Model & Processor
@@ -50,15 +49,12 @@ def main(script_args, training_args, model_args):
         attn_implementation=model_args.attn_implementation,
     )
     model = load_base(quantization_config=model_args.quantization_config)
-    if not model_args.use_peft:
-        # Trainer cannot resume from the hub's layout, see `Qwen2_5_VLForSequenceClassification.save_pretrained`.
-        model.save_pretrained = functools.partial(model.save_pretrained, save_original_format=False)
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
     )
     model.model.visual.requires_grad_(False)
-    # The samples of a prompt have it and its images in common: those are computed once. No option here: it also runs the
-    # vision tower for text alone, for which processes with images would wait.
+    # The samples of a prompt have it and its images in common: those are computed once. It is no option here: it also
+    # runs the vision tower for text alone, for which processes with images would wait.
     share_prefixes(model)
     # Whole on each GPU, beside the policy: the head computes in float32 all the same.
     reward_dtype = "bfloat16" if training_args.bf16 else "float32"
@@ -78,7 +74,7 @@ def main(script_args, training_args, model_args):
     ####################
     # Training
     ####################
-    trainer = GRPOTrainer(
+    trainer = VisionGRPOTrainer(
         model=model,
         reward_funcs=reward_model,
         args=training_args,

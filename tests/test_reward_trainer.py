@@ -19,6 +19,7 @@ from trl import RewardConfig
 
 from vl_reward import Qwen2_5_VLForSequenceClassification, RewardScorer, VisionRewardTrainer
 from vl_reward.tiny.preferences import PREFERENCE_FEATURES
+from vl_reward.training.complete_checkpoint import mark_complete
 
 
 def reward_config(output_dir, **changes):
@@ -151,6 +152,7 @@ def test_resume_from_foreign_weights_is_refused(policy, make_trainer, tmp_path):
     trainer = make_trainer(save_strategy="steps", save_steps=2)
     trainer.train()
     policy.save_pretrained(tmp_path / "out/checkpoint-2")  # the hub's layout
+    mark_complete(tmp_path / "out/checkpoint-2", trainer.resume_settings)  # as another trainer would have left it
     with pytest.raises(ValueError, match="does not hold this model's weights"):
         make_trainer().train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-2"))
 

@@ -1,11 +1,18 @@
 """What both trainers of this project refuse to do silently."""
 
+import logging
 import math
 from pathlib import Path
 from statistics import fmean
 
 import torch
 from transformers import Trainer
+from transformers.trainer_utils import rotate_checkpoints
+
+from .complete_checkpoint import check_resumable, mark_complete, newest_complete, settings_of
+
+
+logger = logging.getLogger(__name__)
 
 
 class TrainerGuards(Trainer):
@@ -21,6 +28,32 @@ class TrainerGuards(Trainer):
                 f" {len(load_result.unexpected_keys)} are left over "
                 f"{load_result.unexpected_keys[:4]}. Resume from a checkpoint that this trainer saved."
             )
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """`True`, also as text from a command line, resumes from the newest whole checkpoint, if there is one."""
+        if str(resume_from_checkpoint).lower() in ("true", "false"):
+            wanted = str(resume_from_checkpoint).lower() == "true"
+            resume_from_checkpoint = None
+            if wanted:
+                with self.args.main_process_first(desc="looking for checkpoints"):
+                    resume_from_checkpoint = newest_complete(self.args.output_dir, move_aside=self.args.should_save)
+                start = resume_from_checkpoint or "the beginning, for there is no whole checkpoint"
+                logger.warning(f"Training goes on from {start}.")
+        self.resume_settings = settings_of(self)
+        if resume_from_checkpoint is not None:
+            check_resumable(resume_from_checkpoint, self.resume_settings)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _save_checkpoint(self, model, trial):
+        # An older checkpoint goes once this one is whole.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        super()._save_checkpoint(model, trial)
+        self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            output_dir = self._get_output_dir(trial)
+            mark_complete(Path(output_dir, f"checkpoint-{self.state.global_step}"), self.resume_settings)
+            rotate_checkpoints(output_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)

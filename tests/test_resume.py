@@ -1,0 +1,153 @@
+"""Checkpoints that count only once they are whole, and trainings that end the same however often they are killed."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from safetensors.torch import load_file
+from test_recipes import ENVIRONMENT
+from trl import RewardConfig
+
+from vl_reward import Qwen2_5_VLForSequenceClassification, VisionRewardTrainer
+from vl_reward.tiny.preferences import PREFERENCE_FEATURES, as_png
+
+
+# Imports once. Each attempt is forked, and killed a little later; saving is slowed down, so that many kills meet it.
+KILLS = """
+import os, random, signal, sys, time
+from datasets import load_from_disk
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
+from trl import DPOConfig, RewardConfig
+from vl_reward import MPOTrainer, Qwen2_5_VLForSequenceClassification, VisionRewardTrainer
+
+kind, model, data, out = sys.argv[1:]
+settings = {"max_steps": 16, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2, "bf16": False}
+settings |= {"per_device_train_batch_size": 4, "use_cpu": True, "report_to": "none", "gradient_checkpointing": False}
+settings |= {"learning_rate": 1e-3, "logging_steps": 1, "disable_tqdm": True, "seed": 3}
+
+
+def train(folder):
+    set_seed(0)
+    processor = AutoProcessor.from_pretrained(model)
+    shared = {"processing_class": processor, "train_dataset": load_from_disk(data)}
+    if kind == "reward":
+        policy = Qwen2_5_VLForSequenceClassification.from_pretrained(model, dtype="float32")
+        trainer = VisionRewardTrainer(policy, RewardConfig(folder, max_length=512, **settings), **shared)
+    else:
+        models = [Qwen2_5_VLForConditionalGeneration.from_pretrained(model, dtype="float32") for _ in range(2)]
+        mixture = {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]}
+        trainer = MPOTrainer(*models, DPOConfig(folder, max_length=512, **mixture, **settings), **shared)
+    trainer.train(resume_from_checkpoint="true")
+    trainer.save_model(folder + "/final")
+
+
+rng, killed = random.Random(0), 0
+for attempt in range(40):
+    if (child := os.fork()) == 0:
+        train(out + "/killed")
+        os._exit(0)
+    time.sleep(rng.uniform(0.3, 1.5))
+    os.kill(child, signal.SIGKILL)
+    killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    if os.path.exists(out + "/killed/final"):
+        break
+print("killed", killed)
+train(out + "/killed")
+train(out + "/clean")
+"""
+
+
+@pytest.fixture(scope="module")
+def data(image_pairs, text_pairs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    Dataset.from_list(as_png(image_pairs[:12] + text_pairs[:4]), PREFERENCE_FEATURES).save_to_disk(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["reward", "mpo"])
+def test_a_training_killed_at_random_moments_ends_with_the_weights_of_one_that_was_not(
+    kind, policy_path, data, tmp_path
+):
+    command = [sys.executable, "-c", KILLS, kind, str(policy_path), str(data), str(tmp_path)]
+    process = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
+    assert process.returncode == 0, process.stdout[-1000:] + process.stderr[-3000:]
+    assert int(process.stdout.split("killed ")[1].split()[0]) >= 4
+    killed, clean = (load_file(tmp_path / name / "final/model.safetensors") for name in ("killed", "clean"))
+    assert killed.keys() == clean.keys() and all(killed[name].equal(clean[name]) for name in clean)
+    assert len(list((tmp_path / "killed").glob("checkpoint-*"))) == 2
+
+
+@pytest.fixture
+def make_trainer(policy_path, processor, data, tmp_path):
+    def make(**changes):
+        settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 4}
+        settings |= {"bf16": False, "use_cpu": True, "report_to": "none", "max_length": 512, "save_total_limit": 2}
+        model = Qwen2_5_VLForSequenceClassification.from_pretrained(policy_path, dtype="float32")
+        args = RewardConfig(str(tmp_path / "out"), **settings | changes)
+        dataset = Dataset.load_from_disk(data)
+        return VisionRewardTrainer(model, args, processing_class=processor, train_dataset=dataset)
+
+    return make
+
+
+def names(folder):
+    return sorted(path.name for path in folder.glob("*checkpoint-*"))
+
+
+def test_a_checkpoint_without_its_marker_or_with_a_torn_file_does_not_count(make_trainer, tmp_path, caplog):
+    make_trainer().train()
+    out = tmp_path / "out"
+    marker = json.loads((out / "checkpoint-4/complete.json").read_text())
+    assert marker["files"]["model.safetensors"] == (out / "checkpoint-4/model.safetensors").stat().st_size
+    assert {"optimizer.pt", "trainer_state.json", "rng_state.pth", "scheduler.pt"} <= marker["files"].keys()
+    assert names(out) == ["checkpoint-3", "checkpoint-4"]
+    shutil.copytree(out / "checkpoint-4", out / "checkpoint-5")
+    (out / "checkpoint-5/complete.json").unlink()
+    torn = out / "checkpoint-4/optimizer.pt"
+    torn.write_bytes(torn.read_bytes()[:-1])
+    trainer = make_trainer(max_steps=6)
+    trainer.train(resume_from_checkpoint="true")
+    assert names(out) == ["broken-checkpoint-4", "broken-checkpoint-5", "checkpoint-5", "checkpoint-6"]
+    assert "such as optimizer.pt. It is moved aside" in caplog.text and "checkpoint-3" in caplog.text
+    with pytest.raises(ValueError, match="has no complete.json: it was being written when the run was stopped"):
+        make_trainer().train(resume_from_checkpoint=str(out / "broken-checkpoint-5"))
+
+
+def test_without_a_checkpoint_training_begins_and_says_so(make_trainer, caplog):
+    trainer = make_trainer(max_steps=1)
+    trainer.train(resume_from_checkpoint="true")
+    assert "goes on from the beginning, for there is no whole checkpoint" in caplog.text
+    assert trainer.state.global_step == 1
+
+
+def test_a_run_with_other_batches_or_rows_is_not_resumed(make_trainer, tmp_path):
+    make_trainer(max_steps=1).train()
+    checkpoint = str(tmp_path / "out/checkpoint-1")
+    with pytest.raises(ValueError, match="per_device_train_batch_size was 4 and is 2. Rows would be left out"):
+        make_trainer(per_device_train_batch_size=2).train(resume_from_checkpoint=checkpoint)
+    fewer = make_trainer()
+    fewer.train_dataset = fewer.train_dataset.select(range(15))
+    with pytest.raises(ValueError, match="rows was 16 and is 15, ids was [0-9a-f]{16} and is [0-9a-f]{16}"):
+        fewer.train(resume_from_checkpoint=checkpoint)
+
+
+def test_a_disk_that_fills_up_while_saving_keeps_the_checkpoint_before(make_trainer, tmp_path):
+    trainer = make_trainer(save_total_limit=1)
+    save = trainer._save_optimizer_and_scheduler
+
+    def full(output_dir):
+        if Path(output_dir).name == "checkpoint-3":
+            raise OSError(28, "No space left on device")
+        save(output_dir)
+
+    trainer._save_optimizer_and_scheduler = full
+    with pytest.raises(OSError, match="No space left"):
+        trainer.train()
+    assert names(tmp_path / "out") == ["checkpoint-2", "checkpoint-3"]
+    resumed = make_trainer(save_total_limit=1)
+    resumed.train(resume_from_checkpoint="true")
+    assert resumed.state.global_step == 4 and names(tmp_path / "out") == ["broken-checkpoint-3", "checkpoint-4"]
