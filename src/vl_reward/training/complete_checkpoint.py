@@ -34,7 +34,8 @@ def settings_of(trainer: Trainer) -> dict:
 
 def mark_complete(folder: Path, settings: dict) -> None:
     """Write the marker of a checkpoint, once all of its files are there: their names and sizes."""
-    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    files = [path for path in folder.rglob("*") if path.is_file() and path != folder / MARKER]
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     partial = folder / f"{MARKER}.partial"
     with open(partial, "w", encoding="utf-8") as file:
