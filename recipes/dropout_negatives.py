@@ -105,8 +105,7 @@ def main(script_args, sampling, model_args):
         responses, finish_reasons = sampler([row["prompt"] for row in rows], [row["images"] for row in rows])
         store.write(number, responses=responses, finish_reasons=finish_reasons)
     if not state.is_main_process:
-        state.destroy_process_group()  # an end with open connections may abort, and take the process that saves along
-        return
+        return state.destroy_process_group()  # an abort at its end would take the process that saves along
 
     ####################
     # Save

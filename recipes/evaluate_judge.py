@@ -29,7 +29,7 @@ from trl import ScriptArguments
 
 from vl_reward import RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
 from vl_reward.benchmarks import multimodal_rewardbench, preferences, rewardbench, vl_rewardbench
-from vl_reward.benchmarks.benchmark_images import BenchmarkImages
+from vl_reward.benchmarks.benchmark_images import AskedRows, BenchmarkImages
 from vl_reward.benchmarks.judge_verdict import LetterVerdict, NumberedVerdict
 from vl_reward.benchmarks.report import BenchmarkReport, PublishedTable
 from vl_reward.inference.resumable_store import ResumableStore
@@ -84,18 +84,14 @@ def main(script_args, sampling, model_args):
         folder = script_args.image_folder or Path(script_args.data_files or ".").parent
     else:
         # Edit here: map your columns to `prompt`, `chosen`, `rejected` (lists of messages) and `images` (a list).
-        dataset = load_from_disk(script_args.dataset_name)[script_args.dataset_test_split]
-        rows, folder = preferences.load(dataset), Path(".")
+        dataset = load_from_disk(script_args.dataset_name)
+        rows, folder = preferences.load(dataset, script_args.dataset_test_split), None
     rows = rows[: script_args.max_rows]
 
     ####################
     # Judging
     ####################
-    questions = [row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"] for row in rows]
-    asked = [
-        {"prompt": question, "responses": row["responses"], "images": images}
-        for question, row, images in zip(questions, rows, BenchmarkImages(folder).of(rows), strict=True)
-    ]
+    asked = AskedRows(rows, BenchmarkImages(folder).of(rows))
     settings = {"votes_per_order": script_args.votes_per_order, "seed": script_args.seed, "form": type(form).__name__}
     store = ResumableStore(output_dir / "judgements", sampler.fingerprint(**settings), asked, script_args.shard_size)
     for number, shard in store.pending():
@@ -104,7 +100,7 @@ def main(script_args, sampling, model_args):
         texts, _ = sampler(prompts, [row["images"] for row in shard] * 2, script_args.votes_per_order)
         store.write(number, straight=texts[: len(shard)], turned=texts[len(shard) :])
     if not state.is_main_process:
-        return
+        return state.destroy_process_group()  # an abort at its end would take the process that saves along
 
     ####################
     # Evaluation

@@ -24,7 +24,6 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import PIL.Image
 import torch
 from accelerate import PartialState
 from datasets import load_dataset, load_from_disk
@@ -39,7 +38,7 @@ from vl_reward.benchmarks import (
     rewardbench2,
     vl_rewardbench,
 )
-from vl_reward.benchmarks.benchmark_images import BenchmarkImages
+from vl_reward.benchmarks.benchmark_images import AskedRows, BenchmarkImages
 from vl_reward.benchmarks.report import BenchmarkReport, PublishedTable, TrainingOverlap
 from vl_reward.benchmarks.score_file import ScoreFile
 from vl_reward.inference.resumable_store import ResumableStore
@@ -85,7 +84,7 @@ def main(script_args, model_args):
         else:
             dataset = load_dataset(script_args.dataset_name, script_args.dataset_config)
         # Edit here: map your columns to `prompt`, `chosen`, `rejected` (lists of messages) and `images` (a list).
-        rows, folder = preferences.load(dataset[script_args.dataset_test_split]), Path(".")
+        rows, folder = preferences.load(dataset, script_args.dataset_test_split), None
 
     ####################
     # Scoring
@@ -97,33 +96,32 @@ def main(script_args, model_args):
             model_args.model_name_or_path,
             max_batch_tokens=model_args.max_batch_tokens,
             max_length=model_args.max_length,
+            revision=model_args.model_revision,
             dtype=model_args.dtype,
             attn_implementation=model_args.attn_implementation,
         )
         if not model_args.share_prefixes:
             unshare_prefixes(scorer.model)
         scorer.model.to(state.device)
-        asked = [row | {"images": images} for row, images in zip(rows, BenchmarkImages(folder).of(rows), strict=True)]
-        if script_args.benchmark is None:  # once more, with blank images
-            blank = [[PIL.Image.new("RGB", image.size, "white") for image in row["images"]] for row in rows]
-            asked += [row | {"images": images} for row, images in zip(rows, blank, strict=True)]
-        store = ResumableStore(output_dir / "scores", scorer.fingerprint(), asked)
+        asked, with_blank = AskedRows(rows, BenchmarkImages(folder).of(rows)), script_args.benchmark is None
+        store = ResumableStore(output_dir / "scores", scorer.fingerprint(with_blank_images=with_blank), asked)
         for number, shard in store.pending():
-            flat = [(row["prompt"], text, row["images"]) for row in shard for text in row["responses"]]
-            values = iter(scorer(*map(list, zip(*flat, strict=True))))
-            store.write(number, scores=[[next(values) for _ in row["responses"]] for row in shard])
+            blank = {"blank_scores": scorer.score_responses(asked.with_blank_images(shard))} if with_blank else {}
+            store.write(number, scores=scorer.score_responses(shard), **blank)
         if not state.is_main_process:
-            return
-        results = [row["scores"] for row in store.read()]
-        scores, blank_scores = results[: len(rows)], results[len(rows) :]
+            return state.destroy_process_group()  # an abort at its end would take the process that saves along
+        results = list(store.read())
+        scores = [row["scores"] for row in results]
+        blank_scores = [row["blank_scores"] for row in results] if with_blank else []
 
     ####################
     # Evaluation
     ####################
     overlap = None
     if script_args.training_dataset is not None:
-        training = load_from_disk(script_args.training_dataset)[script_args.dataset_train_split]
-        overlap = TrainingOverlap(training, folder, script_args.max_hamming_distance)
+        training = load_from_disk(script_args.training_dataset)
+        compared = script_args.max_hamming_distance, script_args.dataset_train_split
+        overlap = TrainingOverlap(training, folder, *compared)
     results = {"model": script_args.scores_file or model_args.model_name_or_path}
     results |= BenchmarkReport(benchmark.summarize, rows, overlap)(scores)
     if blank_scores:

@@ -97,16 +97,16 @@ def main(script_args, sampling, model_args):
     output_dir = Path(script_args.output_dir)
     settings = {"num_generations": script_args.num_generations, "seed": script_args.seed}
     fingerprint = sampler.fingerprint(**settings)
-    asked = prompts.select_columns(["prompt", "images"])
+    asked = prompts.select_columns(["id", "prompt", "images"])
     store = ResumableStore(output_dir / "samples", fingerprint, asked, script_args.shard_size)
     for number, rows in store.pending():
         set_seed(script_args.seed + number)
         questions, images = ([row[key] for row in rows] for key in ("prompt", "images"))
-        responses, finish_reasons = sampler(questions, images, script_args.num_generations)
+        names = [f"row {row['id']}" for row in rows]
+        responses, finish_reasons = sampler(questions, images, script_args.num_generations, names)
         store.write(number, responses=responses, finish_reasons=finish_reasons)
     if not state.is_main_process:
-        state.destroy_process_group()  # an end with open connections may abort, and take the process that saves along
-        return
+        return state.destroy_process_group()  # an abort at its end would take the process that saves along
     samples = Dataset.from_json(store.files(), features=SAMPLE_FEATURES, cache_dir=str(output_dir / "cache"))
 
     ####################

@@ -12,18 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from datasets import Dataset, Image
+from datasets import Dataset, DatasetDict, Image, List
 from PIL import Image as PILImage
 from test_configs import ROOT
 
 from vl_reward.benchmarks import (
     mm_rlhf_rewardbench,
     multimodal_rewardbench,
+    preferences,
     rewardbench,
     rewardbench2,
     vl_rewardbench,
 )
-from vl_reward.benchmarks.benchmark_images import BenchmarkImages
+from vl_reward.benchmarks.benchmark_images import AskedRows, BenchmarkImages
 from vl_reward.benchmarks.report.benchmark_report import BenchmarkReport, length_correlation
 from vl_reward.benchmarks.report.published_table import PublishedTable
 from vl_reward.benchmarks.report.training_overlap import TrainingOverlap
@@ -313,7 +314,7 @@ def test_parquet_of_datasets_keeps_image_bytes(tmp_path):
     Dataset.from_list(rows).cast_column("image", Image()).to_parquet(tmp_path / "rows.parquet")
     (row,) = vl_rewardbench.load(str(tmp_path / "rows.parquet"))
     assert row["images"][0]["bytes"].startswith(b"\x89PNG")
-    assert BenchmarkImages(tmp_path).of([row]) == [row["images"]]
+    assert list(BenchmarkImages(tmp_path).of([row])) == [row["images"]]
 
 
 @pytest.mark.parametrize(
@@ -387,12 +388,90 @@ def test_images_are_found_under_the_folder_and_nowhere_else(tmp_path):
     images = BenchmarkImages(tmp_path / "data")
     paths = images.of([{"images": ["a.png"]}, {"images": ["video/clip"]}, {"images": []}])
     root = tmp_path / "data"
-    assert paths == [[f"{root}/a.png"], [f"{root}/video/clip/1.jpg", f"{root}/video/clip/2.jpg"], []]
+    assert list(paths) == [[f"{root}/a.png"], [f"{root}/video/clip/1.jpg", f"{root}/video/clip/2.jpg"], []]
     for path in ("../secret.png", str(tmp_path / "secret.png")):
         with pytest.raises(ValueError, match="Row 0: the image .* lies outside"):
             images.of([{"images": [path]}])
     with pytest.raises(FileNotFoundError, match="Row 1: there is no image"):
         images.of([{"images": []}, {"images": ["b.png"]}])
+
+
+def test_an_empty_path_is_not_the_folder(tmp_path):
+    for name in ("a.png", "b.png"):
+        PILImage.new("RGB", (4, 4)).save(tmp_path / name)
+    for path in ("", "."):
+        with pytest.raises(ValueError, match="Row 0 .x.: the image .* is the image folder itself"):
+            BenchmarkImages(tmp_path).of([{"id": "x", "images": [path]}])
+    for null in ("", None):
+        (row,) = vl_rewardbench.load(write_lines(tmp_path / "rows.jsonl", [vl_row("mmmu_1", image=null)]))
+        assert list(BenchmarkImages(tmp_path).of([row])) == [[]]
+    with pytest.raises(ValueError, match="Row 0: an image is null"):
+        BenchmarkImages(tmp_path).of([{"images": [None]}])
+    assert list(BenchmarkImages(tmp_path).of([{"images": None}])) == [[]]
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(vl_row("mmmu_1")) + "\n", encoding="utf-8-sig")
+    rows = vl_rewardbench.load(str(tmp_path / "rows.jsonl"))
+    (tmp_path / "s.jsonl").write_text('{"row": 0, "scores": [1.0, 0.0]}', encoding="utf-8-sig")
+    assert ScoreFile(tmp_path / "s.jsonl").read(rows) == [[1.0, 0.0]]
+
+
+def own_pair(**changes):
+    pair = {"id": "p", "source": "s", "prompt": "Q?", "images": [], "chosen": "A", "rejected": "B"}
+    return pair | changes
+
+
+def test_own_preferences_are_read_in_all_forms(tmp_path):
+    PILImage.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    path, said = str(tmp_path / "a.png"), [{"role": "assistant", "content": "A"}]
+    pairs = [own_pair(images=[path]), own_pair(id=None, images=None), own_pair(source=None)]
+    rows = preferences.load(Dataset.from_list(pairs))
+    assert [row["id"] for row in rows] == ["p", "1", "p"] and [row["subset"] for row in rows] == ["s", "s", "all"]
+    assert list(BenchmarkImages(None).of(rows)) == [[path], [], []]
+    summary = preferences.summarize(rows, [[1.0, 0.0]] * 3)
+    assert summary["subsets"].keys() == {"s", "all"}
+
+    question = [{"role": "user", "content": "Q?"}]
+    whole = own_pair(chosen=[*question, *said], rejected=[*question, {"role": "assistant", "content": "B"}])
+    (row,) = preferences.load(DatasetDict({"test": Dataset.from_list([whole])}))
+    assert (row["prompt"], row["responses"]) == (question, ["A", "B"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"chosen": ""}, "row p: the chosen response is empty"),
+        ({"rejected": None}, "row p: the rejected response is missing"),
+        ({"prompt": None}, "row p: the two conversations share no prompt"),
+    ],
+)
+def test_own_preferences_that_are_none_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        preferences.load(Dataset.from_list([own_pair(id="good"), own_pair(**changes)]))
+
+
+def test_own_preferences_without_a_column_a_split_or_rows_are_refused():
+    data = Dataset.from_list([own_pair()])
+    with pytest.raises(ValueError, match="lack images"):
+        preferences.load(data.remove_columns("images"))
+    with pytest.raises(ValueError, match="the splits train, and `dataset_test_split` is test"):
+        preferences.load(DatasetDict({"train": data}))
+    with pytest.raises(ValueError, match="have no rows"):
+        preferences.load(data.select([]))
+
+
+def test_own_images_are_checked_before_the_work_and_not_held(tmp_path):
+    bad = Dataset.from_list([own_pair(images=[str(tmp_path / "none.png")])])
+    with pytest.raises(ValueError, match="Row 0 .p.: .*none.png could not be decoded"):
+        BenchmarkImages(None).of(preferences.load(bad))
+    pairs = [own_pair(images=[PILImage.new("RGB", (4 + i, 4))]) for i in range(3)]
+    rows = preferences.load(Dataset.from_list(pairs).cast_column("images", List(Image())))
+    asked = AskedRows(rows, BenchmarkImages(None).of(rows))
+    assert [row["images"][0].keys() for row in asked] == [{"bytes", "path"}] * 3
+    assert [row["id"] for row in asked] == ["0 (p)", "1 (p)", "2 (p)"]
+    blank = AskedRows.with_blank_images(list(asked))
+    assert [row["images"][0].size for row in blank] == [(4, 4), (5, 4), (6, 4)]
 
 
 # What every result carries
@@ -484,8 +563,8 @@ def test_rows_in_the_training_data_are_left_out(tmp_path):
         [
             {"prompt": [message], "images": [red], "chosen": [{"role": "assistant", "content": "Red."}]}
             | {"rejected": [{"role": "assistant", "content": "Green."}]},
-            {"prompt": [message | {"content": "Why?"}], "images": [], "chosen": [{"role": "a", "content": "x"}]}
-            | {"rejected": [{"role": "a", "content": "y"}]},
+            {"prompt": [message | {"content": "Why?"}], "images": [], "chosen": [{"role": "assistant", "content": "x"}]}
+            | {"rejected": [{"role": "assistant", "content": "y"}]},
         ]
     )
     overlap = TrainingOverlap(training, tmp_path)

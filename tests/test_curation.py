@@ -11,7 +11,14 @@ from PIL import Image, ImageDraw
 
 from vl_reward.benchmarks import vl_rewardbench
 from vl_reward.benchmarks.report.training_overlap import TrainingOverlap
-from vl_reward.curation import BenchmarkContent, CurationAudit, PairCuration, PairInspection, PreferenceSource
+from vl_reward.curation import (
+    BenchmarkContent,
+    CurationAudit,
+    OutputFolder,
+    PairCuration,
+    PairInspection,
+    PreferenceSource,
+)
 from vl_reward.curation.inspection import inspect_images
 from vl_reward.curation.pair import PAIR_FEATURES, build_pair
 from vl_reward.curation.steps.decontamination import benchmark_row_ids
@@ -21,7 +28,7 @@ from vl_reward.curation.steps.mixture import group_by_content, over_cap, over_sh
 from vl_reward.curation.steps.near_duplicates import hash_pieces, near_duplicates
 from vl_reward.curation.steps.text_similarity import jaccard, shingles, signature, words_key
 from vl_reward.data.encoding import encode_conversations
-from vl_reward.data.image_similarity import hamming_distances, perceptual_hash, pixel_hash
+from vl_reward.data.image_similarity import hamming_distances, perceptual_hash, pixel_hash, same_picture, thumbnail
 from vl_reward.data.messages import as_messages
 from vl_reward.data.text_keys import normalize, text_key
 from vl_reward.tiny.preferences import as_png
@@ -86,9 +93,10 @@ def test_image_hashes():
 
 def test_a_path_beside_bytes_is_a_name_only():
     image = as_png([{"images": [photo(0)]}])[0]["images"][0] | {"path": "refused: by name"}
-    assert inspect_images([image], {}) == ([pixel_hash(photo(0))], [f"{perceptual_hash(photo(0)):016x}"], None, None)
+    hashes = pixel_hash(photo(0)), f"{perceptual_hash(photo(0)):016x}"
+    assert inspect_images([image], {}) == ([(*hashes, thumbnail(photo(0)).tobytes())], None, None)
     refused = {"bytes": None, "path": "refused: a.png: leads out"}
-    assert inspect_images([image, refused], {}) == ([], [], "leads out", "a.png")
+    assert inspect_images([image, refused], {}) == ([], "leads out", "a.png")
 
 
 def test_contradictions_and_duplicates():
@@ -107,6 +115,7 @@ def near(rows, images, min_similarity=0.65, max_hamming_distance=4):
         lambda i: tuple(map(shingles, rows[i][1:])),
         min_similarity,
         max_hamming_distance,
+        lambda i, others: others,
     )
 
 
@@ -273,7 +282,7 @@ def test_near_duplicates_across_sources(curate):
     curation = curate(
         [
             ("a", LONG, OTHER, WORSE, image),
-            ("b", LONG, OTHER.replace("green", "deep"), WORSE, image.resize((80, 60), Image.Resampling.LANCZOS)),
+            ("b", LONG, OTHER.replace("green", "deep"), WORSE, image.resize((128, 96), Image.Resampling.LANCZOS)),
             ("b", LONG, OTHER.replace("green", "deep"), WORSE, photo(1)),
             ("c", LONG, WORSE, OTHER, photo(1)),
         ]
@@ -281,6 +290,54 @@ def test_near_duplicates_across_sources(curate):
     curation.drop_near_duplicates(0.65, 6)
     reverse = ("near-duplicates", "nearly the same responses are preferred the other way round")
     assert why(curation) == {1: ("near-duplicates", "nearly equal to a pair of a"), 2: reverse, 3: reverse}
+
+
+@pytest.mark.parametrize(
+    ("copy", "is_same"),
+    [
+        (lambda image: as_jpeg(image), True),
+        (lambda image: image.resize((256, 192), Image.Resampling.BICUBIC), True),
+        (lambda image: image.resize((100, 75)), False),  # what it shows can no longer be read
+        (lambda image: drawn(image, text="8"), False),
+        (lambda image: drawn(image, bar=2), False),
+        (lambda image: drawn(image, colour="green"), False),
+        (lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), False),
+    ],
+)
+def test_what_may_be_asked_makes_another_picture(copy, is_same):
+    picture = photo(0).resize((320, 240))
+    assert same_picture(drawn(picture), copy(drawn(picture)).convert("RGB")) is is_same
+
+
+def drawn(image, text="3", bar=0, colour="red"):
+    """A picture with a digit of 10 pixels, a bar, and a small box."""
+    draw = ImageDraw.Draw(image := image.copy())
+    draw.rectangle([10, 10, 60, 60], fill="white")
+    draw.text((20, 20), text, fill="black", font_size=12)
+    draw.rectangle([100, 100 - bar, 110, 200], fill="black")
+    draw.rectangle([200, 200, 212, 212], fill=colour)
+    return image
+
+
+def test_pairs_that_differ_in_colour_or_in_a_small_part_of_their_picture_stay(curate):
+    names = ["red", "lime", "blue", "yellow", "cyan", "magenta", "white", "black", "orange", "purple"]
+    rows = []
+    for name in names:
+        others = [other for other in names if other != name]
+        rows += [("a", "Which colour is the box?", f"It is {name}.", f"It is {other}.", box(name)) for other in others]
+    for digit in "0123456789":  # the same words, and other pictures
+        rows += [("b", "Is the digit a prime?", "Yes, it is a prime.", "No, it is none.", drawn(photo(1), digit))]
+    rows += [("b", "Is the digit a prime?", "No, it is none.", "Yes, it is a prime.", drawn(photo(1), "3", bar=3))]
+    curation = curate(rows)
+    curation.drop_contradictions()
+    curation.drop_duplicates()
+    curation.drop_near_duplicates(0.8, 6)
+    assert curation.dropped == []
+
+
+def box(colour):
+    ImageDraw.Draw(image := Image.new("RGB", (112, 112), "grey")).rectangle([30, 30, 80, 80], fill=colour)
+    return image
 
 
 def benchmark(tmp_path, rows, name="bench"):
@@ -479,3 +536,29 @@ def test_tokens_are_those_of_training_and_control_tokens_are_dropped(curate, pro
     assert list(why(curation)) == [1] and "<|im_end|>" in why(curation)[1][1]
     curation.drop_outside_limits(lengths[2], None)
     assert why(curation)[0] == ("limits", "more tokens than max_tokens") and curation.kept == [2]
+
+
+@pytest.mark.parametrize("scores", [[float("nan"), 1.0], [1.0], ["1", 0.0], None, [None, 1.0]])
+def test_surrogate_scores_that_are_no_numbers_are_refused(curate, tmp_path, scores):
+    curation = curate([("a", "?", OTHER, WORSE, None)])
+    lines = [{"id": "good", "scores": [1, 0.5]}, {"id": "bad", "scores": scores}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "scores.jsonl").write_text(text, encoding="utf-8-sig")
+    with pytest.raises(ValueError, match="line 2: the pair 'bad' has the scores"):
+        curation.drop_low_confidence(str(tmp_path / "scores.jsonl"), 0.0, 1.0)
+
+
+def test_the_audit_is_there_where_nothing_is_left(curate, tmp_path):
+    def run():
+        curation = curate([("a", "?", OTHER, WORSE, None)])
+        output = OutputFolder(str(tmp_path / "out"))
+        curation.drop_outside_limits(None, 1)
+        output.save(curation.datasets(0.0, 0), curation.audit, curation.dropped, [])
+
+    with pytest.raises(ValueError, match=r"No pair is left: limits took 1. .*/out/audit.md says why"):
+        run()
+    assert {"audit.md", "audit.json", "dropped.jsonl"} < {path.name for path in (tmp_path / "out").iterdir()}
+    (tmp_path / "out/preferences").mkdir()  # a former result stays
+    with pytest.raises(ValueError, match=r"/out.partial/audit.md says why"):
+        run()
+    assert (tmp_path / "out/preferences").exists() and (tmp_path / "out.partial/audit.json").exists()

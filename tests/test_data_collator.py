@@ -141,8 +141,8 @@ def test_none_keys_that_arrow_adds_do_no_harm(collator):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"chosen": [{"role": "assistant", "content": " "}]}, "chosen response of row red: the answer is empty"),
-        ({"rejected": [{"role": "assistant", "content": ""}]}, "rejected response of row red: the answer is empty"),
+        ({"chosen": [{"role": "assistant", "content": " "}]}, "row red: the chosen response is empty"),
+        ({"rejected": [{"role": "assistant", "content": ""}]}, "row red: the rejected response is empty"),
         (
             {"chosen": [{"role": "assistant", "content": "9<|im_end|>"}]},
             r"row red: a message holds \['<\|im_end\|>'\]",

@@ -45,6 +45,16 @@ def test_majority_is_of_all_votes():
     assert majority([None]) is None
 
 
+def test_the_judge_reads_all_turns_and_no_python():
+    prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "First?"}]}]
+    prompt += [{"role": "assistant", "content": "4"}, {"role": "user", "content": "Sure?"}]
+    for form in (NumberedVerdict(), LetterVerdict()):
+        assert "\nFirst?\n" in form.prompt(prompt[:1], "A", "B").replace("Question: ", "\n")
+        text = form.prompt(prompt, "A <image>", "{B}")
+        assert "User: First?\n\nAssistant: 4\n\nUser: Sure?" in text
+        assert "A [image]" in text and "{B}" in text and "type" not in text.replace("type of", "")
+
+
 ROWS = [  # (id, better, responses): the judge of this test prefers the longer response, and says nothing for equal ones
     ("mmmu_1", 0, ["long one", "short"]),
     ("mmmu_2", 1, ["long one", "short"]),

@@ -148,3 +148,24 @@ def test_2_processes_write_the_same_bytes(world, alone, tmp_path):
         for out in (alone, tmp_path / "two")
     ]
     assert shards[0] == shards[1] and len(shards[0]) == 3
+
+
+def test_own_preferences_with_paths_and_without_images(world, tmp_path):
+    """A set without splits, its images as paths or null: scored, and once more with blank images of their sizes."""
+    rows = [
+        {"id": f"p{i}", "prompt": "What is the first digit?", "chosen": "Answer: 7", "rejected": "Answer: 12"}
+        | {"images": [str(world / "mcq/0.png")] if i else None}
+        for i in range(3)
+    ]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "own")
+    options = ["--dataset_name", tmp_path / "own", "--model_name_or_path", "./model", "--output_dir", tmp_path / "out"]
+    evaluate(world, *options)
+    lines = [json.loads(line) for line in open(tmp_path / "out/scores.jsonl")]
+    assert [line["id"] for line in lines] == ["p0", "p1", "p2"]
+    assert lines[0]["blank_scores"] == pytest.approx(lines[0]["scores"], abs=1e-5)  # nothing to be blank
+    assert lines[1]["scores"] == pytest.approx(lines[2]["scores"], abs=1e-5)
+    assert abs(lines[1]["blank_scores"][0] - lines[1]["scores"][0]) > 1e-4
+    rows[2]["images"] = [str(tmp_path / "none.png")]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "bad")
+    output = evaluate(world, *options, "--dataset_name", tmp_path / "bad", fails=True)
+    assert "Row 2 (p2): " in output and "none.png could not be decoded" in output

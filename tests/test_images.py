@@ -1,5 +1,6 @@
 """Pixels that come out of the one image loader."""
 
+import base64
 import http.server
 import io
 import json
@@ -18,7 +19,7 @@ from transformers import AutoProcessor
 
 from vl_reward.data import images
 from vl_reward.data.encoding import count_visual_tokens
-from vl_reward.data.images import confined_path, fetch_image, load_image
+from vl_reward.data.images import as_image_list, blank_image, confined_path, fetch_image, image_key, load_image
 
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -345,3 +346,51 @@ def test_pixel_budget_reaches_a_checkpoint_of_the_hub_and_is_kept_when_saved(pol
     assert tokens(processor) == (256, 256)
     processor.save_pretrained(tmp_path / "saved")
     assert tokens(AutoProcessor.from_pretrained(tmp_path / "saved")) == (256, 256)
+
+
+def test_bytes_paths_images_and_data_urls_are_taken_alike(tmp_path):
+    path = tmp_path / "a.png"
+    Image.effect_noise((40, 30), 90).convert("RGB").save(path)
+    data = path.read_bytes()
+    url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    sources = [path, str(path), data, url, Image.open(path)]
+    sources += [{"bytes": data, "path": None}, {"bytes": None, "path": str(path)}, {"path": url}]
+    expected = Image.open(path).tobytes()
+    for source in sources:
+        assert load_image(source).tobytes() == expected
+        assert blank_image(source).size == (40, 30) and blank_image(source).getpixel((0, 0)) == (255, 255, 255)
+        assert image_key(source) in (data, url, str(path), id(source))
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("", "neither bytes nor a path"),
+        (b"", "neither bytes nor a path"),
+        (None, "neither bytes nor a path"),
+        ({"bytes": None, "path": ""}, "neither bytes nor a path"),
+        (7, "it is a int, and no image"),
+        ([b"x"], "it is a list, and no image"),
+        ("data:image/png;base64,?" + "x" * 10_000, "is not base64"),
+        ("data:image/png,abc", "a data URL without"),
+        (b"x" * 10_000, "image bytes could not be decoded"),
+    ],
+)
+def test_what_is_no_image_is_refused_in_few_words(source, reason):
+    with pytest.raises(ValueError, match=reason) as error:
+        load_image(source)
+    assert len(str(error.value)) < 400
+
+
+def test_a_blank_image_lies_as_the_photograph_does(tmp_path):
+    image, exif = Image.new("RGB", (40, 30)), Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert blank_image(tmp_path / "turned.jpg").size == load_image(tmp_path / "turned.jpg").size == (30, 40)
+
+
+def test_a_row_has_a_list_of_images():
+    assert as_image_list(None) == as_image_list([]) == as_image_list(()) == []
+    for given in ("a.jpg", b"x", Image.new("RGB", (2, 2)), {"path": "a"}, 7):
+        with pytest.raises(ValueError, match="a list is needed, for one image too"):
+            as_image_list(given)

@@ -1,5 +1,6 @@
 """Every public schema, written with its columns and types, read back through `datasets`, and whole rows compared."""
 
+import base64
 import io
 import json
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image as PILImage
 from vl_reward import DataCollatorForVisionReward
 from vl_reward.curation import CurationAudit, PreferenceSource
 from vl_reward.curation import source as source_module
-from vl_reward.curation.pair import Unusable, build_pair, user_turn
+from vl_reward.curation.pair import Unusable, build_pair
 from vl_reward.curation.sources import llava_critic, mmpr, povid, skywork_preference, trl_format, vlfeedback
 from vl_reward.data.images import load_image
 from vl_reward.tiny.public_sets import FEATURES, build_public_sets
@@ -192,7 +193,7 @@ def test_trl_format_keeps_scores_and_counts_placeholders():
     row = {"prompt": TEXT, "chosen": "A", "rejected": "B", "score_chosen": 2.5, "score_rejected": -1.0}
     (pair,) = trl_format.pairs(row)
     assert (pair["score_chosen"], pair["score_rejected"]) == (2.5, -1.0)
-    with pytest.raises(Unusable, match="image parts in the prompt"):
+    with pytest.raises(Unusable, match="number of image placeholders"):
         list(trl_format.pairs({"prompt": asked(TEXT), "images": ["a.png"], "chosen": "A", "rejected": "B"}))
 
 
@@ -208,7 +209,7 @@ def test_skywork_preference_parts_the_common_turns(tmp_path):
         "the two conversations are equal": 1,
         "the two conversations share no prompt": 1,
     }
-    parting = {"chosen": [*turns, *said("A."), *turns], "rejected": [*turns, *said("B.")]}
+    parting = {"chosen": [*turns, *said("A."), *turns, *said("C.")], "rejected": [*turns, *said("B.")]}
     with pytest.raises(Unusable, match="part before their last turn"):
         list(skywork_preference.pairs(parting))
 
@@ -357,10 +358,10 @@ def test_povid_and_llava_rlhf():
 
 def test_an_image_stands_where_the_text_says():
     parts = asked("Is ", IMAGE, " like", IMAGE, "?")[0]["content"]
-    assert user_turn("Is <image> like\n<image>?", 2)["content"] == parts
-    with pytest.raises(Unusable, match="number of <image>"):
-        user_turn("<image><image>", 1)
-    with pytest.raises(Unusable, match="chosen is empty"):
+    assert build_pair("Is <image> like\n<image>?", "A", "B", ["a", "b"])["prompt"][0]["content"] == parts
+    with pytest.raises(Unusable, match=r"Number of images provided \(1\) does not match"):
+        build_pair("<image><image>", "A", "B", ["a"])
+    with pytest.raises(Unusable, match="chosen response is empty"):
         build_pair(TEXT, "  ", "B")
 
 
@@ -428,7 +429,8 @@ def test_rows_of_wrong_types_are_counted_and_stop_nothing(tmp_path):
     pairs, counts = load(tmp_path, "trl_format", tmp_path / "own.jsonl")
     assert pairs["index"][:] == [0, 7]
     assert counts["rows"] == 2 + sum(counts["skipped"].values()) == 11
-    assert counts["skipped"]["a value is not of the type that the column needs (UnicodeEncodeError)"] == 2
+    assert counts["skipped"]["a value is not of the type that the column needs (UnicodeEncodeError)"] == 1
+    assert counts["skipped"]["a text holds half a character"] == 1
     assert counts["skipped"]["the row is not an object with named columns"] == 1
 
 
@@ -451,6 +453,11 @@ def test_every_source_of_the_configs_is_valid(path, tmp_path, monkeypatch):
         ({"path": None}, r"lacks \['path'\]"),
         ({"streaming": True}, "`streaming` without `max_rows`"),
         ({"weight": 0}, "weight 0"),
+        ({"weight": "2"}, "has weight '2', a str, and"),
+        ({"max_rows": -1}, "has max_rows -1. It must be above 0"),
+        ({"max_rows": 2.5}, "has max_rows 2.5, a float, and"),
+        ({"allow_urls": "yes"}, "has allow_urls 'yes', a str, and"),
+        ({"max_pairs": True}, "has max_pairs True, a bool, and"),
     ],
 )
 def test_a_wrong_entry_stops_the_run(change, message):
@@ -467,3 +474,85 @@ def test_the_wrong_format_is_named_with_the_reasons(tmp_path):
     (tmp_path / "own.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
     with pytest.raises(ValueError, match=r"none of 1 rows holds a pair in the format rlaif_v.*KeyError"):
         load(tmp_path, "rlaif_v", tmp_path / "own.jsonl")
+
+
+@pytest.mark.parametrize("name", ["lines.jsonl", "list.json"])
+def test_a_byte_order_mark_is_no_text(tmp_path, name):
+    rows = [{"prompt": f"{i}?", "chosen": "A", "rejected": "B"} for i in range(3)]
+    text = json.dumps(rows) if name == "list.json" else "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    pairs, counts = load(tmp_path, "trl_format", tmp_path / name)
+    assert len(pairs) == 3 and counts["skipped"] == {}
+
+
+def test_a_byte_order_mark_of_mmpr(tmp_path):
+    row = {"question": TEXT, "chosen": "A", "rejected": "B"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8-sig")
+    meta = {"one": {"root": ".", "annotation": "a.jsonl"}}
+    (tmp_path / "meta.json").write_text(json.dumps(meta), encoding="utf-8-sig")
+    assert len(load(tmp_path, "mmpr", tmp_path / "meta.json")[0]) == 1
+
+
+def test_the_question_of_a_whole_conversation_stands_there_once():
+    question = [{"role": "user", "content": TEXT}]
+    row = {"prompt": TEXT, "chosen": [*question, *said("A")], "rejected": [*question, *said("B")]}
+    (pair,) = trl_format.pairs(row)
+    assert (pair["prompt"], pair["chosen"], pair["rejected"]) == (asked(TEXT), said("A"), said("B"))
+
+
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "look"}}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"prompt": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}]}]},
+            "a message has a part of type 'image_url', and only text and image are read",
+        ),
+        (
+            {"prompt": [*asked(TEXT), CALL, *asked(TEXT)]},
+            "a message holds tool_calls, which this project does not read",
+        ),
+        (
+            {"chosen": [{**said("A")[0], "thinking": "hm"}]},
+            "a message holds thinking, which this project does not read",
+        ),
+        ({"prompt": [{"role": "tool", "content": "21"}]}, "a message has the role 'tool'"),
+        ({"rejected": []}, "the rejected response is empty"),
+        ({"rejected": asked("B")}, "the rejected response ends in a turn of the user"),
+        ({"rejected": None}, "the rejected response is missing"),
+        ({"prompt": "<image> What?"}, r"Number of images provided \(0\)"),
+        ({"images": ["a.png", None]}, "one of the images is null"),
+        ({"images": "a.png"}, "`images` is a.png, and a list is needed"),
+        ({"score_chosen": float("nan")}, "a score is not a finite number"),
+    ],
+)
+def test_what_a_row_says_besides_text_and_images_is_refused_by_name(changes, reason):
+    with pytest.raises(ValueError, match=reason):
+        list(trl_format.pairs({"prompt": TEXT, "chosen": "A", "rejected": "B"} | changes))
+
+
+def test_an_image_stands_in_the_later_turn_that_has_its_mark():
+    prompt = [{"role": "user", "content": "Hi"}, *said("Hello"), {"role": "user", "content": f"<image>\n{TEXT}"}]
+    (pair,) = trl_format.pairs({"prompt": prompt, "chosen": "A", "rejected": "B", "images": ["a.png"]})
+    assert [message["content"] for message in pair["prompt"]] == [
+        asked("Hi")[0]["content"],
+        asked("Hello")[0]["content"],
+        asked(IMAGE, TEXT)[0]["content"],
+    ]
+
+
+def test_data_urls_are_images_and_empty_paths_are_refused(tmp_path):
+    picture().save(buffer := io.BytesIO(), "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    rows = [{"prompt": TEXT, "chosen": "A", "rejected": "B", "images": [image]} for image in (url, "", ".")]
+    pairs, _ = load(tmp_path, "trl_format", write_json(tmp_path, rows))
+    images = [row["images"][0] for row in pairs]
+    assert images[0] == {"bytes": buffer.getvalue(), "path": None}
+    assert all("is the image root itself" in image["path"] for image in images[1:])
+
+
+def write_json(tmp_path, rows):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "rows.jsonl"

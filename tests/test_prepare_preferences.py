@@ -204,8 +204,8 @@ def bad_files(zoo, outside):
     expected = {name: reason for name, (_, reason) in files.items()}
     expected |= dict.fromkeys(("link.png", f"../{outside.name}", str(outside)), "leads out of the image root")
     expected |= dict.fromkeys(("https://example.org/a.png", "file:///etc/hostname"), "is a URL")
-    expected |= dict.fromkeys((".", "pipe.png", ""), "not a regular file")
-    return expected | {"none.png": "No such file", "a\0b.png": "null"}
+    expected |= dict.fromkeys((".", ""), "is the image root itself")
+    return expected | {"pipe.png": "not a regular file", "none.png": "No such file", "a\0b.png": "null"}
 
 
 def test_a_zoo_of_images_stops_nothing_and_none_is_lost(folder, tmp_path):

@@ -4,7 +4,13 @@ import pytest
 import torch
 from trl.data_utils import prepare_multimodal_messages
 
-from vl_reward import DataCollatorForVisionReward, RewardScorer, share_prefixes
+from vl_reward import (
+    DataCollatorForVisionReward,
+    Qwen2_5_VLForSequenceClassification,
+    RewardScorer,
+    share_prefixes,
+)
+from vl_reward.inference import scorer as scorer_module
 
 
 @pytest.fixture
@@ -114,3 +120,32 @@ def test_round_trip(scorer, mixed_pairs, tmp_path):
     scorer.processor.save_pretrained(tmp_path)
     again = RewardScorer.from_pretrained(str(tmp_path), max_batch_tokens=200)
     assert again(*columns(mixed_pairs)) == scorer(*columns(mixed_pairs))
+
+
+def test_a_revision_is_that_of_model_head_and_processor(monkeypatch, policy_path):
+    seen = {}
+
+    def load(name, result):
+        def from_pretrained(path, *args, **kwargs):
+            seen[name] = kwargs.get("revision", *args)
+            return result
+
+        return from_pretrained
+
+    class Loaded(Qwen2_5_VLForSequenceClassification):
+        from_pretrained = load("model", (None, {"missing_keys": ["score.weight"]}))
+
+    monkeypatch.setattr(scorer_module, "Qwen2_5_VLForSequenceClassification", Loaded)
+    monkeypatch.setattr(scorer_module, "load_value_head", load("head", None))
+    with pytest.raises(ValueError, match="no trained reward head"):
+        RewardScorer.from_pretrained("owner/name", revision="v2")
+    assert seen == {"model": "v2", "head": "v2"}
+
+
+def test_every_response_has_a_score_or_is_named(scorer):
+    rows = [{"id": "a", "prompt": "What?", "images": None, "responses": ["A cat.", "A dog."]}]
+    assert scorer.score_responses(rows) == scorer.score_candidates(rows)
+    rows[0]["responses"] = ["A cat.", " "]
+    with pytest.raises(ValueError, match="response 1 of row a: the answer is empty"):
+        scorer.score_responses(rows)
+    assert scorer.score_candidates(rows)[0][1] is None

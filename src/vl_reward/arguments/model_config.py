@@ -38,10 +38,14 @@ class VisionModelConfig(ModelConfig):
 
     @property
     def quantization_config(self) -> BitsAndBytesConfig | None:
-        """As TRL reads it. The vision tower with its projector, and the heads, stay as they are: they are small."""
+        """As TRL reads it. The vision tower with its projector, and the heads, stay as they are."""
         config = get_quantization_config(self)
         if config is not None:
-            config.llm_int8_skip_modules = ["model.visual", "score", "lm_head"]  # of 4 bits, too, whatever its name says
+            config.llm_int8_skip_modules = [
+                "model.visual",
+                "score",
+                "lm_head",
+            ]  # of 4 bits, too, whatever its name says
         return config
 
 

@@ -1,9 +1,11 @@
 """How a recipe reads its configuration."""
 
 import ast
+import dataclasses
 import os
 import sys
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 from trl import ModelConfig, ScriptArguments, TrlParser
 
@@ -13,6 +15,20 @@ READ_BY = {
     "get_peft_config(": ("use_peft", "use_rslora", "use_dora", "lora_"),
     ".quantization_config": ("load_in_", "bnb_", "use_bnb_nested_quant"),
 }
+
+
+def check_choices(parsed: tuple) -> None:
+    """
+    Raises:
+        ValueError: For a value that is none of its option's choices. argparse looks at the command line only.
+    """
+    for arguments in parsed:
+        for field in dataclasses.fields(arguments) if dataclasses.is_dataclass(arguments) else ():
+            value, choices = getattr(arguments, field.name), field.metadata.get("choices") or get_args(field.type)
+            is_choice = "choices" in field.metadata or get_origin(field.type) is Literal
+            if is_choice and value not in choices:
+                known = ", ".join(map(str, choices))
+                raise ValueError(f"`{field.name}: {value}`: there is no such choice. There are {known}.")
 
 
 class RecipeParser(TrlParser):
@@ -54,6 +70,7 @@ class RecipeParser(TrlParser):
                 )
             args = ["--config", str(config), *args]
         parsed = super().parse_args_and_config(args, **kwargs)
+        check_choices(parsed)
         self.check_read(parsed)
         values = {key: value for namespace in parsed for key, value in vars(namespace).items()}
         for key in self.inputs:

@@ -69,7 +69,7 @@ def read_rows(source: str, columns: tuple[str, ...], optional: tuple[str, ...] =
         there = pyarrow.parquet.read_schema(source).names
         rows = pyarrow.parquet.read_table(source, columns=[c for c in columns + optional if c in there]).to_pylist()
     else:
-        rows = parse_json_rows(Path(source).read_text(encoding="utf-8"), source)
+        rows = parse_json_rows(Path(source).read_text(encoding="utf-8-sig"), source)
     if not rows:
         raise ValueError(f"{source} holds no row, so there is nothing to measure.")
     for i, row in enumerate(rows):

@@ -1,6 +1,10 @@
 """The images of a benchmark's rows, as its public file names them."""
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from ..data.encoding import named_row
+from ..data.images import as_image_list, blank_image, named_errors, open_image
 
 
 FRAME_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
@@ -18,32 +22,45 @@ class BenchmarkImages:
     file.
 
     Args:
-        folder (`str` or `Path`):
-            Where paths start.
+        folder (`str` or `Path`, *optional*):
+            Where paths start, and what they may not leave: a benchmark's file comes from others. Without it, images are
+            one's own, and taken as they are.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder).resolve()
+    def __init__(self, folder: str | Path | None):
+        self.folder = None if folder is None else Path(folder).resolve()
 
-    def of(self, rows: list[dict]) -> list[list]:
+    def of(self, rows: list[dict]) -> "FoundImages":
         """
         The images of each row; those of a video are its frames.
 
         Raises:
-            ValueError: If a path leaves the folder. A benchmark's file comes from others.
+            ValueError: If a path leaves the folder, or an image cannot be opened. The row is named.
             FileNotFoundError: If there is no such image, or a folder without frames. The row is named.
         """
-        return [[one for image in row["images"] for one in self.find(image, f"Row {i}")] for i, row in enumerate(rows)]
+        found = FoundImages(self, rows)
+        for i in range(len(found)):
+            for image in found[i]:
+                if self.folder is None:
+                    with named_row(found.name(i)), named_errors(image):
+                        open_image(image)
+        return found
 
     def find(self, image, row: str = "A row") -> list:
         """What one entry of a row's `images` stands for, as [`load_image`] takes it. Errors name `row`."""
+        if self.folder is None:
+            return [image]
         if isinstance(image, dict) and image.get("bytes") is None:
             image = image.get("path")
-        if not isinstance(image, str):
+        if image is None:
+            raise ValueError(f"{row}: an image is null. Leave it out of `images`.")
+        if not isinstance(image, str) or image.startswith("data:"):
             return [image]
         path = (self.folder / image).resolve()
         if not path.is_relative_to(self.folder):
             raise ValueError(f"{row}: the image {image} lies outside of {self.folder}. Set `image_folder`.")
+        if path == self.folder:
+            raise ValueError(f"{row}: the image {image!r} is the image folder itself. Give a file in it, or null.")
         if frames := frames_of(path):
             return frames
         if not path.is_file():
@@ -52,3 +69,53 @@ class BenchmarkImages:
                 "are; results from a `scores_file` need none."
             )
         return [str(path)]
+
+
+class FoundImages(Sequence):
+    """The images of each row, looked up when the row is asked for: those of a whole set do not fit into memory."""
+
+    def __init__(self, images: BenchmarkImages, rows: list[dict]):
+        self.images, self.rows = images, rows
+
+    def name(self, i: int) -> str:
+        """The row in an error message. Ids of benchmarks are not unique."""
+        id = self.rows[i].get("id")
+        return f"Row {i}" if id in (None, str(i)) else f"Row {i} ({id})"
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> list:
+        with named_row(self.name(i)):
+            images = as_image_list(self.rows[i]["images"])
+        return [one for image in images for one in self.images.find(image, self.name(i))]
+
+
+class AskedRows(Sequence):
+    """
+    The rows that a model is asked about, each with its images, by which [`ResumableStore`] knows it.
+
+    Args:
+        rows (`list[dict]`):
+            What a benchmark's `load` gives.
+        images ([`FoundImages`]):
+            Of the rows.
+    """
+
+    def __init__(self, rows: list[dict], images: FoundImages):
+        self.rows, self.images = rows, images
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> dict:
+        return {**self.rows[i], "images": self.images[i], "id": self.images.name(i).removeprefix("Row ")}
+
+    @staticmethod
+    def with_blank_images(rows: list[dict]) -> list[dict]:
+        """Rows with a white image of the same size for each of theirs."""
+        blank = []
+        for row in rows:
+            with named_row(f"row {row['id']}"):
+                blank.append({**row, "images": [blank_image(image) for image in row["images"]]})
+        return blank

@@ -37,7 +37,7 @@ class RowContent:
         hashed, too: there are few of them.
         """
         decoded, n_not_read = [], 0
-        for image in images:
+        for image in images or ():
             try:
                 decoded += [load_image(one) for one in folder.find(image)]
             except (OSError, ValueError):

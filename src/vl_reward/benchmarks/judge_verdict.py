@@ -2,9 +2,18 @@
 
 import re
 
+from ..data.messages import dialogue
+
 
 class Verdict:
-    """How votes on two responses become one choice."""
+    """What a judge is asked, and how votes on two responses become one choice."""
+
+    FORM: str
+
+    def prompt(self, prompt: str | list[dict], first: str, second: str) -> str:
+        """The user turn that shows all turns of a prompt and two answers, and asks for a comparison."""
+        shown = (text.replace("<image>", "[image]") for text in (dialogue(prompt), first, second))
+        return self.FORM.format(*shown)  # `<image>` would be the place of an image
 
     def majority(self, votes: list[int | None]) -> int | None:
         """The response with more than half of all votes, those without a verdict included, as `cal.py` counts them."""
@@ -22,14 +31,12 @@ class NumberedVerdict(Verdict):
         re.IGNORECASE,
     )
 
-    def prompt(self, question: str, first: str, second: str) -> str:
-        """The user turn that shows a question and two answers, and asks for a comparison."""
-        return (
-            "You see an image, a question about it, and two answers. Which answer is more accurate about the image, "
-            "and more useful? Neither the order of the answers nor their length may decide. Explain your "
-            "reasons, then end with one line: `Overall Judgment - Answer X is better.`, X being 1 or 2.\n\n"
-            f"Question: {question}\n\nAnswer 1: {first}\n\nAnswer 2: {second}"
-        )
+    FORM = (
+        "You see an image, a question about it, and two answers. Which answer is more accurate about the image, "
+        "and more useful? Neither the order of the answers nor their length may decide. Explain your "
+        "reasons, then end with one line: `Overall Judgment - Answer X is better.`, X being 1 or 2.\n\n"
+        "Question: {}\n\nAnswer 1: {}\n\nAnswer 2: {}"
+    )
 
     def parse(self, text: str) -> int | None:
         """0 or 1 for the first or the second answer as shown, `None` without a verdict."""
@@ -44,15 +51,13 @@ class LetterVerdict(Verdict):
     `2_get_accuracy.py`, [[A]] is looked for first.
     """
 
-    def prompt(self, question: str, first: str, second: str) -> str:
-        """The user turn that shows a question and two answers, and asks for a comparison."""
-        return (
-            "Two assistants answered a user's question. Judge which of them follows the instructions and answers the "
-            "question better. Neither the order of the answers nor their length may decide. "
-            'Explain briefly, then give your verdict as "[[A]]" or "[[B]]".\n\n'
-            f"[User Question]\n{question}\n\n[Assistant A]\n{first}\n[End of Assistant A]\n\n"
-            f"[Assistant B]\n{second}\n[End of Assistant B]"
-        )
+    FORM = (
+        "Two assistants answered a user's question. Judge which of them follows the instructions and answers the "
+        "question better. Neither the order of the answers nor their length may decide. "
+        'Explain briefly, then give your verdict as "[[A]]" or "[[B]]".\n\n'
+        "[User Question]\n{}\n\n[Assistant A]\n{}\n[End of Assistant A]\n\n"
+        "[Assistant B]\n{}\n[End of Assistant B]"
+    )
 
     def parse(self, text: str) -> int | None:
         """0 or 1 for the first or the second answer as shown, `None` without a verdict."""

@@ -29,7 +29,7 @@ def load(source: str = HUB_ID) -> list[dict]:
     """
     rows = []
     for i, row in enumerate(read_rows(source, ("id", "prompt", "chosen", "rejected"), ("image", "video"), SPLIT)):
-        image = row["image"] if row["image"] is not None else row["video"]
+        image = row["image"] or row["video"]
         path = image.get("path") if isinstance(image, dict) else image
         category = category_of(path) if isinstance(path, str) else None
         if category is None:

@@ -46,7 +46,7 @@ def load(source: str = HUB_ID) -> list[dict]:
                 "id": str(row["ID"]),
                 "subset": split_category(str(row["ID"]), row["Category"]),
                 "prompt": row["Text"],
-                "images": [] if row["Image"] is None else [row["Image"]],
+                "images": [row["Image"]] if row["Image"] else [],
                 "responses": check_texts(source, i, [row["Output1"], row["Output2"]], 2),
                 "preferred": ("Output1", "Output2").index(row["Better"]),
             }

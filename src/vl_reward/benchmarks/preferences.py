@@ -1,36 +1,68 @@
 """One's own held-out preference pairs, by source."""
 
-from datasets import Dataset
+from collections.abc import Sequence
 
-from ..data.messages import text_of
+from datasets import Dataset, DatasetDict, Image, List
+
+from ..data.encoding import named_row
+from ..data.images import as_image_list
+from ..data.messages import split_pair, text_of
+from ..data.splits import split_of
 from .report.accuracy import summarize_pairs
 
 
-def load(dataset: Dataset) -> list[dict]:
+class RowImages(Sequence):
+    """The images of one row of a dataset, read when they are looked at: those of all rows do not fit into memory."""
+
+    def __init__(self, dataset: Dataset, number: int):
+        self.dataset, self.number = dataset, number
+
+    def __len__(self) -> int:
+        return len(as_image_list(self.dataset[self.number]["images"]))
+
+    def __getitem__(self, i):
+        return as_image_list(self.dataset[self.number]["images"])[i]
+
+
+def load(dataset: Dataset | DatasetDict, split: str = "test") -> list[dict]:
     """
-    Rows of a preference dataset: `prompt`, `chosen` and `rejected` as messages, `images`, optionally `id` and `source`.
+    Rows of a preference dataset: `prompt`, `chosen` and `rejected` as [`split_pair`] reads them, `images`, and
+    optionally `id` and `source`. Images are neither decoded nor held.
 
     Returns:
         `list[dict]`: `id`, `subset` (the source, or `"all"`), `prompt`, `images`, `responses` (chosen, rejected) and
         `preferred` (0).
 
     Raises:
-        ValueError: If a chosen or rejected response is more than one message.
+        ValueError: For a column or a split that is missing, a set without rows, and what [`split_pair`] refuses. The
+            row is named.
     """
-    for i, row in enumerate(dataset.select_columns(["chosen", "rejected"])):
-        if any(len(row[side]) != 1 for side in ("chosen", "rejected")):
-            raise ValueError(f"Row {i}: a response of several messages. Put all but the last one into the prompt.")
-    return [
-        {
-            "id": row.get("id", str(i)),
-            "subset": row.get("source", "all"),
-            "prompt": row["prompt"],
-            "images": row["images"],
-            "responses": [text_of(row[side]) for side in ("chosen", "rejected")],
-            "preferred": 0,
-        }
-        for i, row in enumerate(dataset)
-    ]
+    dataset = split_of(dataset, split, "dataset_test_split")
+    if missing := sorted({"chosen", "rejected", "images"} - set(dataset.column_names)):
+        raise ValueError(
+            f"The preferences have the columns {', '.join(dataset.column_names)}, and lack {', '.join(missing)}. "
+            "Rename them, or add `images` as empty lists for rows of text."
+        )
+    if not len(dataset):
+        raise ValueError("The preferences have no rows, so there is nothing to measure.")
+    if dataset.features["images"] == List(Image()):
+        dataset = dataset.cast_column("images", List(Image(decode=False)))
+    images, rows = dataset.select_columns("images"), []
+    for number, row in enumerate(dataset.remove_columns("images")):
+        name = str(number if row.get("id") is None else row["id"])
+        with named_row(f"row {name}"):
+            prompt, chosen, rejected = split_pair(row.get("prompt"), row["chosen"], row["rejected"])
+        rows.append(
+            {
+                "id": name,
+                "subset": row.get("source") or "all",
+                "prompt": prompt,
+                "images": RowImages(images, number),
+                "responses": [text_of(chosen), text_of(rejected)],
+                "preferred": 0,
+            }
+        )
+    return rows
 
 
 def summarize(rows: list[dict], scores: list[list[float]]) -> dict:

@@ -56,7 +56,7 @@ def load(source: str = HUB_ID) -> list[dict]:
                 "subset": GROUPS[source_of(str(row["id"]))],
                 "source": source_of(str(row["id"])),
                 "prompt": row["query"],
-                "images": [] if row["image"] is None else [row["image"]],
+                "images": [row["image"]] if row["image"] else [],
                 "responses": row["response"],
                 "preferred": ranking.index(0),
             }

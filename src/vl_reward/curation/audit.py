@@ -96,8 +96,9 @@ class CurationAudit:
     def save(self, folder: Path):
         """Write both files."""
         self.check()
-        (folder / "audit.json").write_text(json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n")
-        (folder / "audit.md").write_text("\n".join(self.lines()) + "\n")
+        text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False)
+        (folder / "audit.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "audit.md").write_text("\n".join(self.lines()) + "\n", encoding="utf-8")
 
     def lines(self) -> list[str]:
         """The report for people, in Markdown."""

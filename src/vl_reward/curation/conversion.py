@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-from ..data.images import confined_path, fetch_image
+from ..data.images import confined_path, data_url_bytes, fetch_image
 from .pair import PAIR_FEATURES, Unusable
 
 
@@ -66,9 +66,11 @@ def located(image: dict, root: str | None, allow_urls: bool) -> dict:
     if image.get("bytes") is not None:
         return image
     try:
+        if image["path"].startswith("data:"):
+            return {"bytes": data_url_bytes(image["path"]), "path": None}
         if allow_urls and "://" in image["path"]:
             return fetch_image(image["path"])
         return {"bytes": None, "path": confined_path(image["path"], root)}
     except ValueError as error:
         reason = str(error).removeprefix(image["path"]).strip()
-        return {"bytes": None, "path": f"refused: {image['path'].replace(': ', ':')}: {reason}"}
+        return {"bytes": None, "path": f"refused: {image['path'][:1000].replace(': ', ':') or 'no path'}: {reason}"}

@@ -9,7 +9,7 @@ from datasets import Dataset, Features, List, Value
 from transformers import ProcessorMixin
 
 from ..data.encoding import count_visual_tokens, render
-from ..data.image_similarity import perceptual_hash, pixel_hash
+from ..data.image_similarity import perceptual_hash, pixel_hash, thumbnail
 from ..data.images import image_key, load_image
 from ..data.messages import as_messages, text_of
 from ..data.text_keys import text_key
@@ -26,6 +26,7 @@ INSPECTION_FEATURES = Features(
         "answer_keys": List(Value("int64")),  # of the prompt with either response
         "pixel_hashes": List(Value("string")),
         "perceptual_hashes": List(Value("string")),  # in hexadecimal digits
+        "thumbnails": List(Value("binary")),
         "signature": Value("binary"),  # of both responses
         "n_tokens": Value("int64"),  # of the longer conversation, with its visual tokens
         "n_characters": List(Value("int64")),  # of the chosen and the rejected response
@@ -43,25 +44,26 @@ def content_id(prompt: list[dict], chosen: str, rejected: str, pixel_hashes: lis
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def inspect_images(images: list[dict], known: dict) -> tuple[list[str], list[str], str | None, str | None]:
-    """Pixel hashes, perceptual hashes, and why the first bad image cannot be used, with its path."""
-    hashes = []
+def inspect_images(images: list[dict], known: dict) -> tuple[list[tuple], str | None, str | None]:
+    """Pixel hash, perceptual hash and thumbnail of each, and why the first bad image cannot be used, with its path."""
+    shown = []
     for image in images:
         path = image["path"] or "bytes"
         if image["bytes"] is None and path.startswith("refused: "):
             path, reason = path.removeprefix("refused: ").split(": ", 1)
-            return [], [], reason, path
+            return [], reason, path
         key = image_key(image)
         if key not in known:
             try:
                 decoded = load_image(image)
-                known[key] = pixel_hash(decoded), f"{perceptual_hash(decoded):016x}"
+                hashes = pixel_hash(decoded), f"{perceptual_hash(decoded):016x}"
+                known[key] = *hashes, thumbnail(decoded).tobytes()
             except ValueError as error:
                 known[key] = f"could not be decoded: {error.__cause__}".replace(f"'{path}'", "the file")
         if isinstance(known[key], str):
-            return [], [], known[key], os.path.relpath(path) if image["path"] else path
-        hashes.append(known[key])
-    return [pixels for pixels, _ in hashes], [perceptual for _, perceptual in hashes], None, None
+            return [], known[key], os.path.relpath(path) if image["path"] else path
+        shown.append(known[key])
+    return shown, None, None
 
 
 def count_tokens(processor: ProcessorMixin, row: dict) -> int:
@@ -84,7 +86,8 @@ def inspect_batch(batch: dict[str, list], processor: ProcessorMixin | None) -> d
     inspected = []
     for row in rows:
         prompt, chosen, rejected = (text_of(row[key]) for key in ("prompt", "chosen", "rejected"))
-        pixels, perceptual, bad_image, bad_image_path = inspect_images(row["images"], known)
+        shown, bad_image, bad_image_path = inspect_images(row["images"], known)
+        pixels, perceptual, thumbnails = ([of_image[k] for of_image in shown] for k in range(3))
         n_tokens, bad_text = None, None
         if processor is not None and bad_image is None:
             try:
@@ -101,6 +104,7 @@ def inspect_batch(batch: dict[str, list], processor: ProcessorMixin | None) -> d
                 "answer_keys": [text_key(prompt, chosen), text_key(prompt, rejected)],
                 "pixel_hashes": pixels,
                 "perceptual_hashes": perceptual,
+                "thumbnails": thumbnails,
                 "signature": signature(chosen, rejected).tobytes(),
                 "n_tokens": n_tokens,
                 "n_characters": [len(chosen), len(rejected)],

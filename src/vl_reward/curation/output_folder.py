@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Image, List
@@ -43,24 +44,37 @@ class OutputFolder:
         """
         Write the pairs, their card, the audit, and the lists: every pair that went (`dropped.jsonl`), those of them
         with a bad image (`quarantine.jsonl`) and those that a better response would repair (`repair.jsonl`).
+
+        Raises:
+            ValueError: If no pair is left. The audit and the lists are written all the same, beside a former result.
         """
-        splits = {name: len(dataset) for name, dataset in datasets.items()}
-        datasets.save_to_disk(str(self.partial / "preferences"))
-        with_images = {name: count_with_images(dataset) for name, dataset in datasets.items()}
         audit.save(self.partial)
-        card = dataset_card(audit.as_dict(), splits, with_images)
-        (self.partial / "README.md").write_text(card, encoding="utf-8")
         quarantined = [row for row in dropped if row["step"] == "images"]
         for name, rows in (("dropped", dropped), ("quarantine", quarantined), ("repair", to_repair)):
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             (self.partial / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        if datasets:
+            splits = {name: len(dataset) for name, dataset in datasets.items()}
+            datasets.save_to_disk(str(self.partial / "preferences"))
+            with_images = {name: count_with_images(dataset) for name, dataset in datasets.items()}
+            card = dataset_card(audit.as_dict(), splits, with_images)
+            (self.partial / "README.md").write_text(card, encoding="utf-8")
         shutil.rmtree(self.work)
+        if not datasets and (self.path / "preferences").exists():
+            raise ValueError(self.nothing_left(self.partial, dropped))
         former = self.path.with_name(f"{self.path.name}.former")
         shutil.rmtree(former, ignore_errors=True)
         if self.path.exists():
             os.replace(self.path, former)
         os.replace(self.partial, self.path)
         shutil.rmtree(former, ignore_errors=True)
+        if not datasets:
+            raise ValueError(self.nothing_left(self.path, dropped))
+
+    @staticmethod
+    def nothing_left(folder: Path, dropped: list[dict]) -> str:
+        steps = ", ".join(f"{step} took {n:,}" for step, n in Counter(row["step"] for row in dropped).items())
+        return f"No pair is left: {steps}. {folder / 'audit.md'} says why; relax a step."
 
 
 def count_with_images(dataset: Dataset) -> int:

@@ -1,10 +1,12 @@
 """A preference pair as this project stores it, and how a public row becomes one."""
 
+import re
 from collections.abc import Sequence
 
 from datasets import Features, Image, List, Value
 
-from ..data.messages import text_of
+from ..data.messages import split_pair, text_of
+from ..data.placeholders import place_images
 
 
 TEXT_MESSAGES = List({"role": Value("string"), "content": Value("string")})
@@ -41,27 +43,8 @@ def as_image(image: str | bytes | dict) -> dict:
     return {"bytes": image, "path": None} if isinstance(image, bytes) else image
 
 
-def user_turn(text: str, n_images: int) -> dict:
-    """
-    A user message with its images where `<image>` stands in the text, or before the text where it does not occur.
-
-    Raises:
-        Unusable: If some other number of `<image>` stands there.
-    """
-    pieces = text.split("<image>")
-    if len(pieces) == 1:
-        pieces = [""] * n_images + [text]
-    if len(pieces) != n_images + 1:
-        raise Unusable("the number of <image> in the text is not the number of images")
-    parts = []
-    for number, piece in enumerate(pieces):
-        parts += [{"type": "image", "text": None}] if number else []
-        parts += [{"type": "text", "text": piece.strip("\n")}] if piece.strip() else []
-    return {"role": "user", "content": parts}
-
-
 def build_pair(
-    prompt: str | list[dict],
+    prompt: str | list[dict] | None,
     chosen: str | list[dict],
     rejected: str | list[dict],
     images: Sequence = (),
@@ -71,49 +54,40 @@ def build_pair(
     One row in [`PAIR_FEATURES`], without the columns that the caller of a row function fills.
 
     Args:
-        prompt (`str` or `list[dict]`):
-            The user's text, with `<image>` where images stand, or messages whose content is a list of parts.
+        prompt (`str` or `list[dict]`, *optional*):
+            The user's text or messages, with `<image>` or image parts where images stand.
         chosen (`str` or `list[dict]`), rejected (`str` or `list[dict]`):
-            The responses.
+            The responses, or whole conversations: see [`split_pair`].
         images (`Sequence`):
-            Paths, bytes or `{"bytes": ..., "path": ...}`.
+            Paths, bytes or `{"bytes": ..., "path": ...}`. `None` alone is no image.
         optional:
             `origin`; `rating_margin`, the difference of the two responses' labels as a fraction of their scale;
             `chosen_first`, whether the public set showed the chosen response first; `score_chosen`, `score_rejected`.
 
     Raises:
-        Unusable: If a text is missing or empty.
+        Unusable: If a text is missing or empty, and for what [`split_pair`] and [`place_images`] refuse.
     """
-    images = [as_image(image) for image in images if image is not None]
-    for name, text in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
-        if text is None or not str(text if isinstance(text, str) else text or "").strip():
-            raise Unusable(f"{name} is empty")
-    pair = {
-        "prompt": [user_turn(prompt, len(images))] if isinstance(prompt, str) else prompt,
-        "images": images,
-        "chosen": [{"role": "assistant", "content": chosen}] if isinstance(chosen, str) else chosen,
-        "rejected": [{"role": "assistant", "content": rejected}] if isinstance(rejected, str) else rejected,
-    }
-    for name in ("prompt", "chosen", "rejected"):
-        if not text_of(pair[name]).strip() and not (name == "prompt" and images):
-            raise Unusable(f"{name} is empty")
-    return {**pair, **optional}
+    images = [] if list(images) == [None] else list(images)
+    if None in images:
+        raise Unusable("one of several images is null")
+    try:
+        asked, *answers = split_pair(prompt, chosen, rejected)
+        asked = place_images(asked, len(images))
+    except ValueError as error:
+        raise Unusable(re.split(r"[.:] ", str(error))[0].removesuffix(".")) from error  # one reason for many rows
+    if not text_of(asked).strip() and not images:
+        raise Unusable("prompt is empty")
+    if prompt is None and answers[0] == answers[1]:
+        raise Unusable("the two conversations are equal")
+    turns = [
+        {"role": message["role"], "content": [stored(part) for part in message["content"] if part.get("text") != ""]}
+        for message in asked
+    ]
+    sides = [[{"role": "assistant", "content": text_of(answer)}] for answer in answers]
+    columns = {"prompt": turns, "images": [as_image(image) for image in images]}
+    return columns | dict(zip(("chosen", "rejected"), sides, strict=True)) | optional
 
 
-def common_turns(chosen: list[dict], rejected: list[dict]) -> tuple[list[dict], list[dict], list[dict]]:
-    """
-    Split two conversations into the turns that they begin with in common, and the last turn of each.
-
-    Raises:
-        Unusable: If they part before the last turn, or it is not the assistant's.
-    """
-    same = 0
-    while same < min(len(chosen), len(rejected)) and chosen[same] == rejected[same]:
-        same += 1
-    if not same or (same == len(chosen) and same == len(rejected)):
-        raise Unusable("the two conversations are equal" if same else "the two conversations share no prompt")
-    if len(chosen) != same + 1 or len(rejected) != same + 1:
-        raise Unusable("the two conversations part before their last turn")
-    if chosen[same]["role"] != "assistant" or rejected[same]["role"] != "assistant":
-        raise Unusable("the last turn is not the assistant's")
-    return chosen[:same], chosen[same:], rejected[same:]
+def stored(part: dict) -> dict:
+    """A part of a prompt with both keys of [`PART_MESSAGES`]."""
+    return {"type": part["type"], "text": part.get("text")}

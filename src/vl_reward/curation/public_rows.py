@@ -24,12 +24,12 @@ def json_lines(path: Path, cache: str) -> Dataset:
     """
     JSON lines, or the objects of a JSON list, as one string each: Arrow could not hold a key whose type varies.
     """
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         start = file.read(1000).lstrip()[:1]
     if start == "[":
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
         return Dataset.from_dict({"text": [json.dumps(row) for row in rows]})
-    return Dataset.from_text(str(path), cache_dir=cache)
+    return Dataset.from_text(str(path), cache_dir=cache, encoding="utf-8-sig")
 
 
 def undecoded(dataset):

@@ -1,12 +1,14 @@
 """A public preference set in a mixture: where it is, and how it is read."""
 
 import importlib
+import math
 from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets, load_dataset
 
+from ..data.splits import split_of
 from .audit import CurationAudit
 from .conversion import convert
 from .pair import PAIR_FEATURES
@@ -14,6 +16,19 @@ from .public_rows import undecoded
 
 
 FORMATS = sorted(path.stem for path in (Path(__file__).parent / "sources").glob("[!_]*.py"))
+
+
+def check_types(entry: dict, types: dict[str, type]) -> None:
+    """
+    Raises:
+        ValueError: For a value of an entry that is of another type than its key's, as a number in quotes.
+    """
+    for key, value in entry.items():
+        wanted = types[key] | int if types[key] in (float, float | None) else types[key]
+        if not isinstance(value, wanted) or isinstance(value, bool) and types[key] is not bool:
+            raise ValueError(
+                f"sources: {entry.get('name')} has {key} {value!r}, a {type(value).__name__}, and {wanted} is needed."
+            )
 
 
 @dataclass
@@ -75,6 +90,7 @@ class PreferenceSource:
             raise ValueError(f"sources: {entry.get('name')} has the keys {unknown}; there are {', '.join(known)}.")
         if missing := [key for key in ("name", "format", "path") if not entry.get(key)]:
             raise ValueError(f"sources: {entry} lacks {missing}. Every source needs a name, a format and a path.")
+        check_types(entry, {item.name: item.type for item in fields(cls)})
         source = cls(**entry)
         if source.format not in FORMATS:
             raise ValueError(f"sources: {source.name} has the format {source.format}; there are {', '.join(FORMATS)}.")
@@ -85,8 +101,12 @@ class PreferenceSource:
             )
         if source.streaming and not source.max_rows:
             raise ValueError(f"sources: {source.name} has `streaming` without `max_rows`: say how many rows to read.")
-        if source.weight is not None and source.weight <= 0:
-            raise ValueError(f"sources: {source.name} has weight {source.weight}. It must be above 0, or left out.")
+        for key in ("weight", "max_rows", "max_pairs"):
+            value = getattr(source, key)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"sources: {source.name} has {key} {value}. It must be above 0, or left out.")
+        if source.image_root is not None and not Path(source.image_root).is_dir():
+            raise FileNotFoundError(f"sources: {source.name}: image_root {source.image_root} is not a folder.")
         source.license = source.license or source.module.LICENSE
         return source
 
@@ -156,5 +176,5 @@ class PreferenceSource:
             if self.streaming:
                 dataset = Dataset.from_list(list(dataset.take(self.max_rows)), features=dataset.features)
             parts = [(dataset, self.image_root)]
-        parts = [(rows[self.split] if isinstance(rows, dict) else rows, root) for rows, root in parts]
+        parts = [(split_of(rows, self.split, f"split` of the source `{self.name}"), root) for rows, root in parts]
         return [(undecoded(rows.take(min(self.max_rows or len(rows), len(rows)))), root) for rows, root in parts]

@@ -1,15 +1,44 @@
 """Preference rows with images, without, or both, to one batch: for a reward model, and for MPO."""
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import ProcessorMixin
 from transformers.data.data_collator import DataCollatorMixin
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
-from .encoding import check_control_tokens, encode_conversations, load_images
-from .messages import as_messages, text_of
+from .encoding import encode_conversations, load_images, named_row, render, render_prompt
+from .messages import join_turns, split_pair
+
+
+def read_pairs(examples: list[dict[str, Any]], names: list[str]) -> list[tuple[list[dict], list[dict], list[dict]]]:
+    """[`split_pair`] of each row, and errors with its name."""
+    pairs = []
+    for name, row in zip(names, examples, strict=True):
+        with named_row(name):
+            pairs.append(split_pair(row.get("prompt"), row.get("chosen"), row.get("rejected")))
+    return pairs
+
+
+def images_of(row: dict[str, Any]) -> list | None:
+    """A row's `images`, or its one `image`."""
+    return [row["image"]] if row.get("images") is None and row.get("image") is not None else row.get("images")
+
+
+@contextmanager
+def named_batch(names: list[str]) -> Iterator[None]:
+    """What goes wrong in no single row, too, has to be an error: a `StopIteration` would end the epoch."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"one of {', '.join(names)}: {type(error).__name__}: {error}") from error
 
 
 @dataclass
@@ -19,8 +48,9 @@ class DataCollatorForVisionReward(DataCollatorMixin):
     TRL's `RewardTrainer` splits its scores by.
 
     Each row is a dictionary in TRL's vision-preference format with the keys `"prompt"`, `"chosen"` and `"rejected"`
-    (lists of messages, or plain strings for one turn), `"images"` (a list, which may be empty), and optionally
-    `"margin"` (a float) and `"id"` (for error messages). Rows of one batch may hold different numbers of images.
+    (lists of messages, or plain strings for one turn; [`split_pair`] parts whole conversations), `"images"` (a list, or
+    `None` for none), and optionally `"margin"` (a float) and `"id"` (for error messages). Rows of one batch may hold
+    different numbers of images.
 
     Args:
         processor ([`~transformers.ProcessorMixin`]):
@@ -31,7 +61,7 @@ class DataCollatorForVisionReward(DataCollatorMixin):
             Type of tensor to return. Only `"pt"` is supported.
 
     Raises:
-        ValueError: What [`encode_conversations`] refuses, with the row named.
+        ValueError: What [`split_pair`] and [`encode_conversations`] refuse, with the row named.
 
     Example:
     ```python
@@ -52,22 +82,36 @@ class DataCollatorForVisionReward(DataCollatorMixin):
     return_tensors: str = "pt"
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = encode_conversations(
-            self.processor,
-            [as_messages(row["prompt"], row[side]) for side in ("chosen", "rejected") for row in examples],
-            [row["images"] for row in examples] * 2,
-            [f"{side} response of row {row.get('id', '?')}" for side in ("chosen", "rejected") for row in examples],
-            self.max_length,
-        )
-        if "margin" in examples[0]:
-            batch["margin"] = torch.tensor([row["margin"] for row in examples], dtype=torch.float32)
+        names = [f"row {row.get('id', '?')}" for row in examples]
+        with named_batch(names):
+            pairs, images = read_pairs(examples, names), list(map(images_of, examples))
+            batch = encode_conversations(
+                self.processor,
+                [join_turns(pair[0], pair[side]) for side in (1, 2) for pair in pairs],
+                images * 2,
+                [f"{side} response of {name}" for side in ("chosen", "rejected") for name in names],
+                self.max_length,
+            )
+        if any(row.get("margin") is not None for row in examples):
+            margins = [read_margin(name, row) for name, row in zip(names, examples, strict=True)]
+            batch["margin"] = torch.tensor(margins, dtype=torch.float32)
         return batch
+
+
+def read_margin(name: str, row: dict[str, Any]) -> float:
+    with named_row(name):
+        margin = float("nan") if row.get("margin") is None else float(row["margin"])
+        if not math.isfinite(margin):
+            raise ValueError(f"`margin` is {row.get('margin')}, and other rows have one. Give each row a number.")
+        return margin
 
 
 @dataclass
 class DataCollatorForMPO(DataCollatorForVisionPreference):
     """
-    TRL's vision-preference collator, which refuses what TRL's would cut or let through.
+    TRL's vision-preference collator, which refuses what TRL's would cut or let through. Rows are read as
+    [`DataCollatorForVisionReward`] reads them, and prompts are rendered as a sampler sees them: an answer that a prompt
+    has begun is part of the prompt, and what comes after it is learnt.
 
     Args:
         max_pair_length (`int`, *optional*):
@@ -85,24 +129,11 @@ class DataCollatorForMPO(DataCollatorForVisionPreference):
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         names = [f"row {row.get('id', '?')}" for row in examples]
-        rows = [
-            {
-                "prompt": as_messages(row["prompt"], []),
-                "chosen": as_messages([], row["chosen"]),
-                "rejected": as_messages([], row["rejected"]),
-                "images": load_images(name, row["images"]),
-            }
-            for name, row in zip(names, examples, strict=True)
-        ]
-        for name, row in zip(names, rows, strict=True):
-            check_control_tokens(self.processor, name, row["prompt"] + row["chosen"] + row["rejected"])
-            for side in ("chosen", "rejected"):
-                if not text_of(row[side]).strip():
-                    raise ValueError(
-                        f"{name}: the {side} response is empty, so there is nothing to learn from. Leave the pair out."
-                    )
-
-        batch = super().torch_call(rows)
+        with named_batch(names):
+            pairs, loaded = read_pairs(examples, names), {}
+            images = [load_images(name, images_of(row), loaded) for name, row in zip(names, examples, strict=True)]
+            # TRL takes plain strings for rendered ones.
+            batch = super().torch_call([self.render_pair(*row) for row in zip(names, pairs, images, strict=True)])
         for name, length in zip(names * 2, batch["attention_mask"].sum(1).tolist(), strict=True):
             if self.max_pair_length is not None and length > self.max_pair_length:
                 raise ValueError(
@@ -110,8 +141,39 @@ class DataCollatorForMPO(DataCollatorForVisionPreference):
                     f"{self.max_pair_length}. It is not cut. Raise `max_length`, lower the processor's "
                     "`max_pixels`, or leave the pair out."
                 )
+        if "pixel_values" not in batch:
+            add_blank_image(self.processor, batch)
         batch["id"] = names
         for key in ("ref_chosen_logps", "ref_rejected_logps"):
             if key in examples[0]:
                 batch[key] = torch.tensor([row[key] for row in examples])
         return batch
+
+    def render_pair(self, name: str, pair: tuple[list[dict], list[dict], list[dict]], images: list) -> dict[str, Any]:
+        """A row in the chat template: the prompt up to where the response begins, and what comes after it."""
+        row = {"prompt": render_prompt(self.processor, name, pair[0], images), "images": images}
+        for side, answer in zip(("chosen", "rejected"), pair[1:], strict=True):
+            text = render(self.processor, f"{name}, {side} response", join_turns(pair[0], answer), images)
+            if not text.startswith(row["prompt"]):
+                raise ValueError(
+                    f"{name}: the chat template changes the prompt when the {side} response is there, so what comes "
+                    "after the prompt is not what is sampled. Use a template that only adds to it."
+                )
+            row[side] = text[len(row["prompt"]) :]
+        return row
+
+
+def add_blank_image(processor: ProcessorMixin, batch: dict[str, Any]) -> None:
+    """
+    Give a batch without images a blank one, in place, that no token attends to and no loss is taken of: under ZeRO-3
+    and DDP a process whose batch has none would leave out the vision tower, for which the others wait.
+    """
+    size = 2 * processor.image_processor.patch_size * processor.image_processor.merge_size
+    batch |= processor.image_processor(images=[Image.new("RGB", (size, size), "white")], return_tensors="pt")
+    n_tokens = batch["image_grid_thw"].prod().item() // processor.image_processor.merge_size**2
+    pads = {"input_ids": processor.tokenizer.pad_token_id, "attention_mask": 0, "completion_mask": 0}
+    batch["mm_token_type_ids"] = batch.get("mm_token_type_ids", torch.zeros_like(batch["input_ids"]))
+    for key, value in (pads | {"mm_token_type_ids": 0}).items():
+        batch[key] = torch.nn.functional.pad(batch[key], (0, n_tokens), value=value)
+    batch["input_ids"][0, -n_tokens:] = processor.image_token_id
+    batch["mm_token_type_ids"][0, -n_tokens:] = 1

@@ -1,12 +1,30 @@
 """Conversations with images to model inputs: the one path that training, labelling and evaluation share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 from trl.data_utils import prepare_multimodal_messages
 
-from .images import image_key, load_image, named_errors, open_image
+from .images import as_image_list, image_key, load_image, named_errors, open_image
 from .messages import as_messages, text_of
+from .placeholders import place_images
+
+
+@contextmanager
+def named_row(name: str) -> Iterator[None]:
+    """
+    Turn whatever goes wrong in a row into a `ValueError` with its name. A dataloader would take a `StopIteration` for
+    the end of the data.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    except Exception as error:
+        raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 def check_control_tokens(processor: ProcessorMixin, name: str, messages: list[dict]):
@@ -29,26 +47,29 @@ def load_images(name: str, images: list | None, loaded: dict | None = None) -> l
     by [`image_key`]: they are not decoded again.
     """
     loaded = {} if loaded is None else loaded
-    try:
-        for image in images or []:
+    with named_row(name):
+        images = as_image_list(images)
+        for image in images:
             if image_key(image) not in loaded:
                 loaded[image_key(image)] = load_image(image)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    return [loaded[image_key(image)] for image in images or []]
+        return [loaded[image_key(image)] for image in images]
 
 
-def count_visual_tokens(processor: ProcessorMixin, name: str, images: list) -> int:
+def count_visual_tokens(processor: ProcessorMixin, name: str, images: list | None) -> int:
     """Visual tokens of a row's images, from their headers."""
     image_processor, patches = processor.image_processor, 0
-    for image in images:
-        try:
+    with named_row(name):
+        for image in as_image_list(images):
             with named_errors(image):
                 width, height = open_image(image).size
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-        patches += image_processor.get_number_of_image_patches(height, width, {})
+            patches += image_processor.get_number_of_image_patches(height, width, {})
     return patches // image_processor.merge_size**2
+
+
+def fill(name: str, messages: list[dict], images: list) -> list[dict]:
+    """Messages as lists of parts, with the images in their places. Raises what [`place_images`] does, by `name`."""
+    with named_row(name):
+        return prepare_multimodal_messages(place_images(messages, len(images)), images)
 
 
 def render(processor: ProcessorMixin, name: str, messages: list[dict], images: list, **template_kwargs) -> str:
@@ -60,10 +81,18 @@ def render(processor: ProcessorMixin, name: str, messages: list[dict], images: l
             placeholders. `name` stands in the message.
     """
     check_control_tokens(processor, name, messages)
-    try:
-        return processor.apply_chat_template(prepare_multimodal_messages(messages, images), **template_kwargs)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+    filled = fill(name, messages, images)
+    with named_row(name):
+        return processor.apply_chat_template(filled, **template_kwargs)
+
+
+def render_prompt(processor: ProcessorMixin, name: str, messages: list[dict], images: list) -> str:
+    """A prompt up to where the response begins: an answer that it ends in is continued. Raises what [`render`] does."""
+    if not messages:
+        raise ValueError(f"{name}: the prompt is empty. Leave the row out.")
+    begun = messages[-1]["role"] == "assistant"
+    ending = {"continue_final_message": True} if begun else {"add_generation_prompt": True}
+    return render(processor, name, messages, images, **ending)
 
 
 def tokenize(
@@ -100,10 +129,9 @@ def render_prompts(
     texts, loaded = [], {}
     images = [load_images(name, row_images, loaded) for name, row_images in zip(names, images, strict=True)]
     for name, prompt, row_images in zip(names, prompts, images, strict=True):
-        messages = as_messages(prompt, [])
-        begun = messages[-1]["role"] == "assistant"
-        ending = {"continue_final_message": True} if begun else {"add_generation_prompt": True}
-        texts.append(render(processor, name, messages, row_images, **ending))
+        with named_row(name):
+            messages = as_messages(prompt, [])
+        texts.append(render_prompt(processor, name, messages, row_images))
     return texts, images
 
 
@@ -150,7 +178,7 @@ def encode_conversations(
     texts, loaded = [], {}
     images = [load_images(name, row_images, loaded) for name, row_images in zip(names, images, strict=True)]
     for name, messages, row_images in zip(names, conversations, images, strict=True):
-        if not text_of(messages[-1:]).strip():
+        if messages[-1]["role"] != "assistant" or not text_of(messages[-1:]).strip():
             raise ValueError(f"{name}: the answer is empty, so there is nothing to score. Leave the row out.")
         texts.append(render(processor, name, messages, row_images))
 

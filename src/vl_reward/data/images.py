@@ -1,5 +1,7 @@
 """The one way this project opens an image, so that training, labelling and evaluation see the same pixels."""
 
+import base64
+import binascii
 import http.client
 import io
 import struct
@@ -7,10 +9,11 @@ import time
 import urllib.request
 import warnings
 import zlib
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PIL reads these by itself; EPS starts Ghostscript
@@ -45,6 +48,8 @@ def confined_path(path: str | Path, root: str | Path | None) -> str:
         raise ValueError(f"{path!r} is not a path ({error}).") from error
     if ".." in Path(path).parts or not resolved.is_relative_to(root):
         raise ValueError(f"{path} leads out of the image root. Move the image under `image_root`.")
+    if resolved == root:
+        raise ValueError(f"{path} is the image root itself, and not an image in it. Give the name of a file, or null.")
     return str(resolved)
 
 
@@ -80,7 +85,40 @@ def fetch_image(url: str, timeout: float = 10.0, max_bytes: int = MAX_BYTES) -> 
     return {"bytes": bytes(data), "path": None}
 
 
-def open_image(source: Image.Image | str | Path | dict) -> Image.Image:
+def as_image_list(images: list | None) -> list:
+    """
+    A row's images, `None` for none.
+
+    Raises:
+        ValueError: If they are no list: one image alone would be read letter by letter, or byte by byte.
+    """
+    if images is None:
+        return []
+    if isinstance(images, str | bytes | Path | dict | Image.Image) or not isinstance(images, Sequence):
+        raise ValueError(f"`images` is {shown(images)}, and a list is needed, for one image too: `[image]`.")
+    return list(images)
+
+
+def shown(source: object) -> str:
+    """An image's source in an error message: no bytes, and no more of a data URL than its beginning."""
+    if isinstance(source, dict):
+        source = source.get("path") or "image bytes"
+    text = "image bytes" if isinstance(source, bytes) else str(source)
+    return text if len(text) <= 200 else f"{text[:40]}..."
+
+
+def data_url_bytes(url: str) -> bytes:
+    """The bytes that a URL such as `data:image/png;base64,...` holds."""
+    head, _, data = url.partition(",")
+    if not head.endswith(";base64"):
+        raise ValueError("it is a data URL without `;base64,`, and only those are read")
+    try:
+        return base64.b64decode(data, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"its data URL is not base64 ({error})") from error
+
+
+def open_image(source: Image.Image | str | Path | bytes | dict) -> Image.Image:
     """
     Open an image without decoding it. `source` is what [`load_image`] takes.
 
@@ -90,8 +128,12 @@ def open_image(source: Image.Image | str | Path | dict) -> Image.Image:
     """
     if isinstance(source, dict):
         source = source["bytes"] if source.get("bytes") is not None else source.get("path")
-    if source is None:
+    if source is None or source in ("", b""):
         raise ValueError("it has neither bytes nor a path")
+    if not isinstance(source, str | bytes | Path | Image.Image):
+        raise ValueError(f"it is a {type(source).__name__}, and no image, path, or bytes")
+    if isinstance(source, str) and source.startswith("data:"):
+        source = data_url_bytes(source)
     if isinstance(source, str) and "://" in source:
         raise ValueError("it is a URL, and nothing is fetched while a model runs: download it first")
     image = source if isinstance(source, Image.Image) else open_file(source)
@@ -120,21 +162,37 @@ def open_file(source: bytes | str | Path) -> Image.Image:
             raise ValueError(f"cannot identify {n_bytes:,} bytes as one of {', '.join(FORMATS)}") from error
 
 
-def image_key(source: Image.Image | str | Path | dict) -> object:
+def image_size(source: Image.Image | str | Path | bytes | dict) -> tuple[int, int]:
+    """Width and height of what [`load_image`] gives, from the header. Raises what it does."""
+    with named_errors(source):
+        image = open_image(source)
+        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return image.size[::-1] if turned else image.size
+
+
+def blank_image(source: Image.Image | str | Path | bytes | dict) -> Image.Image:
+    """A white image of the size of another one, which is not decoded."""
+    return Image.new("RGB", image_size(source), "white")
+
+
+def image_key(source: Image.Image | str | Path | bytes | dict) -> object:
     """What two sources have in common if they are the same file, the same bytes or the same `PIL.Image.Image`."""
     if isinstance(source, dict):
-        return source["bytes"] if source.get("bytes") is not None else str(source["path"])
-    return id(source) if isinstance(source, Image.Image) else str(source)
+        source = source["bytes"] if source.get("bytes") is not None else source.get("path")
+    if isinstance(source, Image.Image):
+        return id(source)
+    return source if isinstance(source, bytes) else str(source)
 
 
 @contextmanager
-def named_errors(source: Image.Image | str | Path | dict):
+def named_errors(source: Image.Image | str | Path | bytes | dict):
     """Turn what PIL raises into a `ValueError` that names the image."""
     try:
         yield
     except DECODING_ERRORS as error:
-        name = (source.get("path") or "image bytes") if isinstance(source, dict) else source
-        raise ValueError(f"{name} could not be decoded ({error}). Replace the file, or leave its row out.") from error
+        raise ValueError(
+            f"{shown(source)} could not be decoded ({error}). Replace the file, or leave its row out."
+        ) from error
 
 
 def as_8_bit(image: Image.Image) -> Image.Image:
@@ -146,14 +204,15 @@ def as_8_bit(image: Image.Image) -> Image.Image:
     return image.point(lambda value: value / 256).convert("L")
 
 
-def load_image(source: Image.Image | str | Path | dict) -> Image.Image:
+def load_image(source: Image.Image | str | Path | bytes | dict) -> Image.Image:
     """
     Decode an image fully into RGB: EXIF orientation applied, transparency laid on white, 16-bit scaled down to 8-bit,
     the first frame of an animation.
 
     Args:
-        source (`PIL.Image.Image`, `str`, `Path` or `dict`):
-            An image, its path, or `{"bytes": ..., "path": ...}` as an undecoded image column of `datasets` gives it.
+        source (`PIL.Image.Image`, `str`, `Path`, `bytes` or `dict`):
+            An image, its path or `data:` URL, its bytes, or `{"bytes": ..., "path": ...}` as an undecoded image column
+            of `datasets` gives it.
 
     Returns:
         `PIL.Image.Image` in mode RGB.

@@ -10,7 +10,8 @@ import transformers
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from ..data.images import image_key
+from ..data.encoding import named_row
+from ..data.images import as_image_list, image_key
 from ..data.messages import as_messages
 
 
@@ -52,13 +53,19 @@ def gathered(tensor: torch.Tensor):
 
 
 def row_key(fingerprint: str, row: dict) -> str:
-    """A hash of a model and of a row that it is asked about: the bytes of its `images`, and all other columns."""
-    texts = {key: value for key, value in row.items() if key != "images"}
-    texts["prompt"] = as_messages(row["prompt"], [])
-    digest = hashlib.sha256(json.dumps([fingerprint, texts], sort_keys=True).encode())
-    for image in row["images"]:
-        key = image_key(image)
-        if isinstance(key, int):  # a decoded image
-            key = repr((image.mode, image.size)).encode() + image.tobytes()
-        digest.update(hashlib.sha256(key if isinstance(key, bytes) else Path(key).read_bytes()).digest())
-    return digest.hexdigest()
+    """
+    A hash of a model and of a row that it is asked about: the bytes of its `images`, and all other columns but its
+    `id`, which is in the message where it cannot be read.
+    """
+    with named_row(f"row {row.get('id', '?')}"):
+        texts = {key: value for key, value in row.items() if key not in ("id", "images")}
+        texts["prompt"] = as_messages(row["prompt"], [])
+        digest = hashlib.sha256(json.dumps([fingerprint, texts], sort_keys=True).encode())
+        for image in as_image_list(row["images"]):
+            key = image_key(image)
+            if isinstance(key, int):  # a decoded image
+                key = repr((image.mode, image.size)).encode() + image.tobytes()
+            elif isinstance(key, str):
+                key = key.encode() if key.startswith("data:") else Path(key).read_bytes()
+            digest.update(hashlib.sha256(key).digest())
+        return digest.hexdigest()

@@ -1,5 +1,6 @@
 """A trained reward model as a function from prompts, responses and images to scores."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -7,12 +8,14 @@ import torch
 from tqdm import tqdm
 from transformers import AutoProcessor, ProcessorMixin
 
-from ..data.encoding import count_visual_tokens, encode_conversations
-from ..data.images import image_key
-from ..data.messages import as_messages, extract_images, text_of
+from ..data.encoding import count_visual_tokens, encode_conversations, named_row
+from ..data.images import as_image_list, image_key
+from ..data.messages import join_turns, split_turns, text_of
+from ..data.placeholders import extract_images
 from ..models.checkpoint_formats import load_value_head
 from ..models.qwen2_5_vl import Qwen2_5_VLForSequenceClassification
-from ..prefix_sharing.share_prefixes import share_prefixes
+from ..models.whole_weights import whole_weights
+from ..prefix_sharing.share_prefixes import share_prefixes, shares_prefixes
 from .fingerprints import model_fingerprint
 
 
@@ -26,8 +29,9 @@ class RewardScorer:
         processor ([`~transformers.ProcessorMixin`]):
             The processor it was trained with.
         max_batch_tokens (`int`, *optional*, defaults to `16384`):
-            Tokens of text and images in a forward pass, those of a prompt once for all of its responses there. A single
-            response may be longer. Work is sorted by length first; the scores come back in the caller's order.
+            Tokens of text and images in a forward pass. Those of a prompt count once for all of its responses there,
+            where prefixes are shared, and else with each. A single response may be longer. Work is sorted by length
+            first; the scores come back in the caller's order.
         max_length (`int`, *optional*):
             Refuse a response that takes more tokens than this together with its prompt and images.
         bias (`float`, *optional*, defaults to `0.0`):
@@ -62,31 +66,38 @@ class RewardScorer:
 
     @classmethod
     def from_pretrained(
-        cls, path: str, max_batch_tokens: int = 16384, max_length: int | None = None, **model_kwargs
+        cls,
+        path: str,
+        max_batch_tokens: int = 16384,
+        max_length: int | None = None,
+        revision: str = "main",
+        **model_kwargs,
     ) -> "RewardScorer":
         """
         Load model and processor from a checkpoint of this project, or from one with its head in
-        `value_head.safetensors`, such as Skywork-VL-Reward-7B. The model computes what responses have in common once,
-        see [`share_prefixes`].
+        `value_head.safetensors`, such as Skywork-VL-Reward-7B; from the hub in `revision`. The model computes what
+        responses have in common once, see [`share_prefixes`].
 
         Raises:
             ValueError: If the checkpoint holds no trained reward head.
         """
-        model, info = Qwen2_5_VLForSequenceClassification.from_pretrained(
-            path, output_loading_info=True, **model_kwargs
-        )
+        with whole_weights():  # beside a policy that ZeRO-3 shards, too
+            model, info = Qwen2_5_VLForSequenceClassification.from_pretrained(
+                path, output_loading_info=True, revision=revision, **model_kwargs
+            )
         bias = 0.0
         if "score.weight" in info["missing_keys"]:
-            value_head = load_value_head(path)
+            value_head = load_value_head(path, revision)
             if value_head is None:
                 raise ValueError(f"{path} holds no trained reward head: its scores would be random. Train one first.")
             weight, bias = value_head
             model.score.weight.data.copy_(weight)
-        return cls(share_prefixes(model), AutoProcessor.from_pretrained(path), max_batch_tokens, max_length, bias)
+        processor = AutoProcessor.from_pretrained(path, revision=revision)
+        return cls(share_prefixes(model), processor, max_batch_tokens, max_length, bias)
 
-    def fingerprint(self) -> str:
-        """A hash of the model and of all that decides its scores."""
-        settings = {"bias": self.bias, "max_batch_tokens": self.max_batch_tokens}
+    def fingerprint(self, **settings) -> str:
+        """A hash of the model and of all that decides its scores, `settings` besides."""
+        settings |= {"bias": self.bias, "max_batch_tokens": self.max_batch_tokens}
         return model_fingerprint(self.model, self.processor, **settings)
 
     def score_candidates(self, rows: list[dict]) -> list[list[float | None]]:
@@ -95,60 +106,105 @@ class RewardScorer:
 
         Args:
             rows (`list[dict]`):
-                `prompt`, `images` and `responses` (a list of strings) each.
+                `prompt`, `images` and `responses` (a list of strings) each, and optionally `id` for error messages.
+
+        Raises:
+            ValueError: What the call does, with the row named, and for a response that is no string.
         """
-        unique = [(i, text) for i, row in enumerate(rows) for text in dict.fromkeys(row["responses"]) if text.strip()]
-        prompts, images = ([rows[i][key] for i, _ in unique] for key in ("prompt", "images"))
-        scores = dict(zip(unique, self(prompts, [text for _, text in unique], images), strict=True))
+        unique = []
+        for i, row in enumerate(rows):
+            if not isinstance(row["responses"], list) or not all(isinstance(text, str) for text in row["responses"]):
+                raise ValueError(f"row {row.get('id', i)}: `responses` is {row['responses']!r}, not a list of strings.")
+            unique += [(i, text) for text in dict.fromkeys(row["responses"]) if text.strip()]
+        prompts, images = ([rows[i].get(key) for i, _ in unique] for key in ("prompt", "images"))
+        names = [f"response {rows[i]['responses'].index(text)} of row {rows[i].get('id', i)}" for i, text in unique]
+        scores = dict(zip(unique, self._score(prompts, [text for _, text in unique], images, names), strict=True))
         return [[scores.get((i, text)) for text in row["responses"]] for i, row in enumerate(rows)]
 
-    @torch.inference_mode()
+    def score_responses(self, rows: list[dict]) -> list[list[float]]:
+        """[`score_candidates`] where every response has to have a score: an empty one is refused."""
+        flat = [(i, k) for i, row in enumerate(rows) for k in range(len(row["responses"]))]
+        prompts, images = ([rows[i][key] for i, _ in flat] for key in ("prompt", "images"))
+        names = [f"response {k} of row {rows[i].get('id', i)}" for i, k in flat]
+        scores = iter(self._score(prompts, [rows[i]["responses"][k] for i, k in flat], images, names))
+        return [[next(scores) for _ in row["responses"]] for row in rows]
+
     def __call__(self, prompts: list, completions: list, images: list | None = None, **kwargs) -> list[float]:
         """
         Args:
             prompts (`list`):
-                One conversation (list of messages) or one user turn (string) per completion.
+                One conversation (list of messages) or one user turn (string) per completion. An answer that a prompt
+                has begun is one turn with its completion.
             completions (`list`):
-                Strings, or lists of one assistant message.
+                Strings, lists of one assistant message, or conversations that begin with the prompt.
             images (`list`, *optional*):
-                One list of images (PIL or path) per completion, empty for text. Without `images`, they are those that
-                the prompts' placeholders hold.
+                One list of images (PIL, path, `data:` URL or bytes) per completion, empty or `None` for text. Without
+                `images`, they are those that the prompts' placeholders hold.
+            **kwargs:
+                A list `id` names the rows in error messages. Others are columns that `GRPOTrainer` passes.
 
         Returns:
             `list[float]`: one score per completion, in the order given. Higher is better; only differences between
             responses to one prompt mean something.
+
+        Raises:
+            ValueError: With the completion's number, for what [`split_turns`] or [`encode_conversations`] refuse, for
+                `images` that are not a list each, and for a score that is not a finite number.
         """
-        taken = [extract_images(prompt) for prompt in prompts]
-        images = images if images is not None else [held for _, held in taken]
-        rows = list(zip([prompt for prompt, _ in taken], completions, images, strict=True))
+        columns = {"prompts": prompts, "completions": completions, "images": images}
+        lengths = {name: len(column) for name, column in columns.items() if column is not None}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(
+                f"{lengths} were given. Each completion needs one prompt, and one list of images: [[image]]."
+            )
+        ids = kwargs.get("id")
+        known = isinstance(ids, list) and len(ids) == len(completions)
+        names = [f"completion {i} of row {ids[i]}" if known else f"completion {i}" for i in range(len(completions))]
+        return self._score(prompts, completions, images, names)
+
+    @torch.inference_mode()
+    def _score(self, prompts: list, completions: list, images: list | None, names: list[str]) -> list[float]:
+        rows = []
+        for i, name in enumerate(names):
+            with named_row(name):
+                prompt, held = extract_images(prompts[i])
+                before, answer = split_turns(prompt, completions[i])
+                if not before:
+                    raise ValueError("the prompt is empty, so there is nothing to answer. Leave the row out.")
+                rows.append((before, answer, held if images is None else as_image_list(images[i])))
         scores = [0.0] * len(rows)
         progress = tqdm(total=len(rows), desc="Scoring", disable=len(rows) < 100)
-        for indices in self._batches(rows):
+        for indices in self._batches(rows, names):
             batch = encode_conversations(
                 self.processor,
-                [as_messages(*rows[i][:2]) for i in indices],
+                [join_turns(*rows[i][:2]) for i in indices],
                 [rows[i][2] for i in indices],
-                [f"completion {i}" for i in indices],
+                [names[i] for i in indices],
                 self.max_length,
             )
             logits = self.model(**batch.to(self.model.device), use_cache=False).logits
             for i, score in zip(indices, logits.squeeze(-1).tolist(), strict=True):
+                if not math.isfinite(score + self.bias):
+                    raise ValueError(
+                        f"{names[i]}: its score is {score + self.bias}, which compares with nothing. The weights are "
+                        "broken, or too large for their dtype: load them anew, or in bfloat16 or float32."
+                    )
                 scores[i] = score + self.bias
             progress.update(len(indices))
         return scores
 
-    def _batches(self, rows: list[tuple]) -> Iterator[list[int]]:
-        """Cut rows of prompt, completion and images into batches by their tokens, a prompt's completions together."""
-        completion_tokens = self._text_tokens([as_messages([], completion) for _, completion, _ in rows])
+    def _batches(self, rows: list[tuple], names: list[str]) -> Iterator[list[int]]:
+        """Cut rows of prompt, answer and images into batches by their tokens, a prompt's answers together."""
+        completion_tokens = self._text_tokens([answer for _, answer, _ in rows])
         groups = defaultdict(list)
         for i, (prompt, _, images) in enumerate(rows):
-            groups[(text_of(as_messages(prompt, [])), *map(image_key, images))].append(i)
-        prompt_tokens = self._text_tokens([as_messages(rows[indices[0]][0], []) for indices in groups.values()])
+            groups[(text_of(prompt), *map(image_key, images))].append(i)
+        prompt_tokens = self._text_tokens([rows[indices[0]][0] for indices in groups.values()])
         group_tokens = [
-            tokens + count_visual_tokens(self.processor, f"completion {indices[0]}", rows[indices[0]][2])
+            tokens + count_visual_tokens(self.processor, names[indices[0]], rows[indices[0]][2])
             for tokens, indices in zip(prompt_tokens, groups.values(), strict=True)
         ]
-        batch, batch_tokens = [], 0
+        batch, batch_tokens, once = [], 0, shares_prefixes(self.model)
         for tokens, indices in sorted(zip(group_tokens, groups.values(), strict=True)):
             shared = tokens
             for i in sorted(indices, key=completion_tokens.__getitem__):
@@ -157,7 +213,7 @@ class RewardScorer:
                     batch, batch_tokens, shared = [], 0, tokens
                 batch.append(i)
                 batch_tokens += shared + completion_tokens[i]
-                shared = 0
+                shared = 0 if once else tokens
         if batch:
             yield batch
 

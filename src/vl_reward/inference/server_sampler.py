@@ -11,10 +11,9 @@ from dataclasses import asdict
 import torch
 from tqdm import tqdm
 from transformers import ProcessorMixin
-from trl.data_utils import prepare_multimodal_messages
 
 from ..arguments.sampling_parameters import SamplingParameters
-from ..data.encoding import check_control_tokens, encode_prompts, load_images
+from ..data.encoding import check_control_tokens, encode_prompts, fill, load_images, named_row
 from ..data.messages import as_messages
 from .fingerprints import settings_fingerprint
 
@@ -70,19 +69,22 @@ class ServerSampler:
         """
         return settings_fingerprint(self.processor, url=self.url, sampling=self.parameters, **settings)
 
-    def __call__(self, prompts: list, images: list[list], num_generations: int = 1) -> tuple[list, list]:
+    def __call__(
+        self, prompts: list, images: list[list], num_generations: int = 1, names: list[str] | None = None
+    ) -> tuple[list, list]:
         """Arguments and result are those of [`ResponseSampler`]."""
         seeds = torch.randint(2**31, (len(prompts),)).tolist()
-        rows = list(zip(range(len(prompts)), prompts, images, seeds, strict=True))
+        names = names or [f"prompt {i}" for i in range(len(prompts))]
+        rows = list(zip(names, prompts, images, seeds, strict=True))
         with ThreadPoolExecutor(self.batch_size) as pool:
             answers = list(
                 tqdm(pool.map(lambda row: self._ask(*row, num_generations), rows), total=len(rows), desc="Sampling")
             )
         there = answers[0]["usage"]["prompt_tokens"]
-        here = encode_prompts(self.processor, prompts[:1], images[:1], ["prompt 0"])["input_ids"].shape[1]
+        here = encode_prompts(self.processor, prompts[:1], images[:1], names[:1])["input_ids"].shape[1]
         if there != here:
             raise ValueError(
-                f"prompt 0 has {there} tokens at {self.url} and {here} in training and scoring, so the policy was "
+                f"{names[0]} has {there} tokens at {self.url} and {here} in training and scoring, so the policy was "
                 "asked something else than what is scored. Serve the checkpoint that `model_name_or_path` names, with "
                 "its own chat template and the same `max_pixels`."
             )
@@ -90,10 +92,11 @@ class ServerSampler:
         responses = [[choice["message"]["content"] or "" for choice in row] for row in choices]
         return responses, [[choice["finish_reason"] for choice in row] for row in choices]
 
-    def _ask(self, number: int, prompt: str | list[dict], images: list, seed: int, n: int) -> dict:
-        messages = as_messages(prompt, [])
-        check_control_tokens(self.processor, f"prompt {number}", messages)
-        filled = prepare_multimodal_messages(messages, load_images(f"prompt {number}", images))
+    def _ask(self, name: str, prompt: str | list[dict], images: list, seed: int, n: int) -> dict:
+        with named_row(name):
+            messages = as_messages(prompt, [])
+        check_control_tokens(self.processor, name, messages)
+        filled = fill(name, messages, load_images(name, images))
         content = [{**message, "content": [as_part(part) for part in message["content"]]} for message in filled]
         body = {**self.parameters, "messages": content, "n": n, "seed": seed}
         if messages[-1]["role"] == "assistant":
@@ -106,12 +109,12 @@ class ServerSampler:
                 completion = json.load(answer)
         except urllib.error.HTTPError as error:
             raise ConnectionError(
-                f"prompt {number}: {self.url} answered {error.code}: {error.read().decode(errors='replace')[:500]}"
+                f"{name}: {self.url} answered {error.code}: {error.read().decode(errors='replace')[:500]}"
             ) from error
         except OSError as error:
             raise ConnectionError(f"{self.url} does not answer ({error}). Is `vllm serve` running there?") from error
         if (given := len(completion["choices"])) != n:
-            raise ConnectionError(f"prompt {number}: {self.url} gave {given} responses, and {n} were asked for.")
+            raise ConnectionError(f"{name}: {self.url} gave {given} responses, and {n} were asked for.")
         return completion
 
 

@@ -45,7 +45,9 @@ class ResponseSampler:
         return model_fingerprint(self.model, self.processor, sampling=asdict(self.parameters), **settings)
 
     @torch.inference_mode()
-    def __call__(self, prompts: list, images: list[list], num_generations: int = 1) -> tuple[list, list]:
+    def __call__(
+        self, prompts: list, images: list[list], num_generations: int = 1, names: list[str] | None = None
+    ) -> tuple[list, list]:
         """
         Args:
             prompts (`list`):
@@ -55,21 +57,20 @@ class ResponseSampler:
                 The images of each prompt, possibly none.
             num_generations (`int`, *optional*, defaults to `1`):
                 Responses per prompt.
+            names (`list[str]`, *optional*):
+                What to call each prompt in an error message.
 
         Returns:
             `tuple[list[list[str]], list[list[str]]]`: responses and finish reasons (`"stop"` or `"length"`), each of
             shape `(len(prompts), num_generations)`.
         """
         responses, finish_reasons = [], []
+        names = names or [f"prompt {i}" for i in range(len(prompts))]
         step = max(1, self.parameters.batch_size // num_generations)
         for start in tqdm(range(0, len(prompts), step), desc="Sampling", disable=len(prompts) <= step):
             stop = min(start + step, len(prompts))
-            inputs = encode_prompts(
-                self.processor,
-                prompts[start:stop],
-                images[start:stop],
-                [f"prompt {i}" for i in range(start, stop)],
-            ).to(self.model.device)
+            batch = prompts[start:stop], images[start:stop], names[start:stop]
+            inputs = encode_prompts(self.processor, *batch).to(self.model.device)
             tokens = self.model.generate(
                 **inputs, generation_config=self.generation_config, num_return_sequences=num_generations
             )

@@ -77,11 +77,13 @@ class VLLMSampler:
             self.processor, policy=policy, engine=["vllm", self.engine], sampling=self.parameters, **settings
         )
 
-    def __call__(self, prompts: list, images: list[list], num_generations: int = 1) -> tuple[list, list]:
+    def __call__(
+        self, prompts: list, images: list[list], num_generations: int = 1, names: list[str] | None = None
+    ) -> tuple[list, list]:
         """Arguments and result are those of [`ResponseSampler`]."""
         from vllm import SamplingParams
 
-        names = [f"prompt {i}" for i in range(len(prompts))]
+        names = names or [f"prompt {i}" for i in range(len(prompts))]
         texts, images = render_prompts(self.processor, prompts, images, names)
         requests = [
             {"prompt": text, **({"multi_modal_data": {"image": row_images}} if row_images else {})}
@@ -94,8 +96,8 @@ class VLLMSampler:
         there = list(outputs[0].prompt_token_ids)
         if there != here:
             raise ValueError(
-                f"prompt 0 has {len(there)} tokens in vLLM and {len(here)} in training and scoring, or others, so the "
-                f"policy was asked something else than what is scored. Is the processor that of {self.model}?"
+                f"{names[0]} has {len(there)} tokens in vLLM and {len(here)} in training and scoring, or others, so "
+                f"the policy was asked something else than what is scored. Is the processor that of {self.model}?"
             )
         responses = [[completion.text for completion in output.outputs] for output in outputs]
         return responses, [[completion.finish_reason for completion in output.outputs] for output in outputs]

@@ -174,6 +174,12 @@ def is_wrapped(module: nn.Module) -> bool:
     return isinstance(module.forward, functools.partial) and module.forward.func in (shared_forward, tower_forward)
 
 
+def shares_prefixes(model: nn.Module) -> bool:
+    """Whether a model computes what rows have in common once: not under flash attention, whatever was asked for."""
+    backbones = [module for module in model.modules() if isinstance(module, Qwen2_5_VLModel) and is_wrapped(module)]
+    return any(backbone.language_model.config._attn_implementation.startswith(PREFIX) for backbone in backbones)
+
+
 def share_prefixes(model: nn.Module) -> nn.Module:
     """
     Let a Qwen2.5-VL compute each distinct token and each distinct image of a batch once, in place, and keep no

@@ -29,7 +29,7 @@ def annotation_files(path: str | Path) -> dict[Path, Path]:
         FileNotFoundError: If a file is at neither place.
     """
     path, files = Path(path), {}
-    for name, entry in parse_meta(path.read_text(encoding="utf-8")).items():
+    for name, entry in parse_meta(path.read_text(encoding="utf-8-sig")).items():
         bases = [base for base in (path.parent, path.parent.parent) if (base / entry["annotation"]).exists()]
         if not bases:
             raise FileNotFoundError(

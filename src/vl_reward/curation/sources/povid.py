@@ -5,7 +5,7 @@ POVID and LLaVA-RLHF: conversations with a preferred and another answer. LLaVA-R
 
 from collections.abc import Iterator
 
-from ..pair import Unusable, build_pair, user_turn
+from ..pair import Unusable, build_pair
 from ..public_rows import read_rows
 
 
@@ -31,13 +31,7 @@ def pairs(row: dict, root: str | None = None) -> Iterator[dict]:
         chosen, rejected = (row["output_1"], row["output_2"]) if first else (row["output_2"], row["output_1"])
         chosen, rejected = answer_of(chosen), answer_of(rejected)
         turns = turns[:-1] if ROLES[turns[-1]["from"]] == "assistant" else turns
-    prompt, remaining = [], images
-    for turn in turns:
-        if ROLES[turn["from"]] == "user":
-            prompt.append(user_turn(turn["value"], len(remaining)))
-            remaining = []
-        else:
-            prompt.append({"role": "assistant", "content": [{"type": "text", "text": turn["value"]}]})
+    prompt = [{"role": ROLES[turn["from"]], "content": turn["value"]} for turn in turns]
     if not prompt or prompt[-1]["role"] != "user":
         raise Unusable("no question before the answer")
     yield build_pair(prompt, chosen, rejected, images, origin=row.get("id"), chosen_first=first)

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from ..pair import build_pair, common_turns
+from ..pair import build_pair
 from ..public_rows import read_rows
-from .trl_format import as_parts
 
 
 LICENSE = "not stated on its card"
@@ -14,5 +13,4 @@ read = read_rows
 def pairs(row: dict, root: str | None = None) -> Iterator[dict]:
     """`chosen` and `rejected` are whole conversations, and `source` is where they are from. Their common turns are the
     prompt."""
-    prompt, chosen, rejected = common_turns(row["chosen"], row["rejected"])
-    yield build_pair([as_parts(message) for message in prompt], chosen, rejected, origin=row.get("source"))
+    yield build_pair(None, row["chosen"], row["rejected"], origin=row.get("source"))

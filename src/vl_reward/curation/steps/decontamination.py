@@ -5,6 +5,7 @@ from pathlib import Path
 from ...benchmarks.benchmark_file import read_rows
 from ...benchmarks.benchmark_images import BenchmarkImages
 from ...benchmarks.contamination import ContentIndex, RowContent
+from ...data.encoding import named_row
 from ...data.messages import text_of
 
 
@@ -41,11 +42,13 @@ class BenchmarkContent:
         self.ids: set[str] = set()
         folder, contents = BenchmarkImages(image_root or Path(path).parent), []
         columns = ID_COLUMNS + PROMPT_COLUMNS + RESPONSE_COLUMNS + IMAGE_COLUMNS
-        for row in read_rows(str(path), (), columns, split):
+        for i, row in enumerate(read_rows(str(path), (), columns, split)):
             self.ids |= {str(row[column]) for column in ID_COLUMNS if row[column] is not None}
-            prompt = next((text_of(row[column]) for column in PROMPT_COLUMNS if row[column]), "")
+            with named_row(f"benchmarks: {path}, row {i}"):
+                prompt = next((text_of(row[column]) for column in PROMPT_COLUMNS if row[column]), "")
+                responses = responses_of(row)
             images = [image for column in IMAGE_COLUMNS if row[column] for image in as_list(row[column])]
-            content, n_not_read = RowContent.of_benchmark(prompt, responses_of(row), images, folder)
+            content, n_not_read = RowContent.of_benchmark(prompt, responses, images, folder)
             contents.append(content)
             self.images_not_read += n_not_read
         self.contents = ContentIndex(contents)

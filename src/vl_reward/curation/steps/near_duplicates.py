@@ -65,6 +65,7 @@ def near_duplicates(
     shingle_sets: Callable[[int], tuple[set, set]],
     min_similarity: float,
     max_hamming_distance: int,
+    same_pictures: Callable[[int, list[int]], list[int]],
 ) -> tuple[dict[int, int], dict[int, int]]:
     """
     Pairs like an earlier one: their prompts have the same words, their responses nearly the same, and each image is
@@ -85,6 +86,8 @@ def near_duplicates(
             Least Jaccard similarity of each response.
         max_hamming_distance (`int`):
             Bits in which the hashes of two images may differ.
+        same_pictures (`Callable`):
+            From a pair and others with like hashes to those whose images do not differ in what may be asked.
 
     Returns:
         `tuple[dict[int, int], dict[int, int]]`: duplicates, and contradictions (alike with chosen and rejected
@@ -101,8 +104,8 @@ def near_duplicates(
             pieces = hash_pieces(image_hashes[i], max_hamming_distance)
             for key, reverse in similar.like(responses[i], i, signatures[i]):
                 near = {j for piece in pieces for j in members.get((key, piece), ())}
-                near = {j for j in near if alike(image_hashes[i], image_hashes[j], max_hamming_distance)}
-                match = min(near, default=None)
+                near = sorted(j for j in near if alike(image_hashes[i], image_hashes[j], max_hamming_distance))
+                match = min(same_pictures(i, near), default=None)
                 if match is not None:
                     (contradictions if reverse else duplicates)[i] = match
             if i not in duplicates:

@@ -1,0 +1,35 @@
+"""Scores of pairs by a surrogate reward model, from a file."""
+
+import json
+import math
+from pathlib import Path
+
+
+def read_scores(path: str) -> dict[str, tuple[float, float]]:
+    """
+    Scores of the chosen and the rejected response by the pair's id: JSON lines with `id` and `scores`, as
+    `recipes/evaluate_reward.py` writes them.
+
+    Raises:
+        ValueError: For a line without an id and two finite numbers. The line and the id are named.
+    """
+    scores = {}
+    for number, text in enumerate(Path(path).read_text(encoding="utf-8-sig").split("\n"), 1):
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number} is not JSON ({error}): it is torn. Write it again.") from error
+        id, values = (line.get("id"), line.get("scores")) if isinstance(line, dict) else (None, None)
+        if id is None or not isinstance(values, list) or len(values) != 2 or not all(map(is_number, values)):
+            raise ValueError(
+                f"{path}, line {number}: the pair {id!r} has the scores {values!r}, and two finite numbers are needed, "
+                "chosen before rejected. Score the pairs again."
+            )
+        scores[id] = tuple(values)
+    return scores
+
+
+def is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
