@@ -23,7 +23,6 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from datasets import load_from_disk
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
 from trl import ScriptArguments
 
@@ -32,6 +31,7 @@ from vl_reward.benchmarks import multimodal_rewardbench, preferences, rewardbenc
 from vl_reward.benchmarks.benchmark_images import AskedRows, BenchmarkImages
 from vl_reward.benchmarks.judge_verdict import LetterVerdict, NumberedVerdict
 from vl_reward.benchmarks.report import BenchmarkReport, PublishedTable
+from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.inference.resumable_store import ResumableStore
 
 
@@ -84,8 +84,8 @@ def main(script_args, sampling, model_args):
         folder = script_args.image_folder or Path(script_args.data_files or ".").parent
     else:
         # Edit here: map your columns to `prompt`, `chosen`, `rejected` (lists of messages) and `images` (a list).
-        dataset = load_from_disk(script_args.dataset_name)
-        rows, folder = preferences.load(dataset, script_args.dataset_test_split), None
+        dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config)
+        rows, folder = preferences.load(dataset.split(script_args.dataset_test_split)), None
     rows = rows[: script_args.max_rows]
 
     ####################

@@ -26,7 +26,6 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from datasets import load_dataset, load_from_disk
 from trl import ScriptArguments
 
 from vl_reward import RecipeParser, RewardModelConfig, RewardScorer, unshare_prefixes
@@ -41,6 +40,7 @@ from vl_reward.benchmarks import (
 from vl_reward.benchmarks.benchmark_images import AskedRows, BenchmarkImages
 from vl_reward.benchmarks.report import BenchmarkReport, PublishedTable, TrainingOverlap
 from vl_reward.benchmarks.score_file import ScoreFile
+from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.inference.resumable_store import ResumableStore
 
 
@@ -79,12 +79,9 @@ def main(script_args, model_args):
         rows = benchmark.load(script_args.data_files or benchmark.HUB_ID)
         folder = script_args.image_folder or Path(script_args.data_files or ".").parent
     else:
-        if Path(script_args.dataset_name).exists():
-            dataset = load_from_disk(script_args.dataset_name)
-        else:
-            dataset = load_dataset(script_args.dataset_name, script_args.dataset_config)
         # Edit here: map your columns to `prompt`, `chosen`, `rejected` (lists of messages) and `images` (a list).
-        rows, folder = preferences.load(dataset, script_args.dataset_test_split), None
+        dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config)
+        rows, folder = preferences.load(dataset.split(script_args.dataset_test_split)), None
 
     ####################
     # Scoring
@@ -119,9 +116,8 @@ def main(script_args, model_args):
     ####################
     overlap = None
     if script_args.training_dataset is not None:
-        training = load_from_disk(script_args.training_dataset)
-        compared = script_args.max_hamming_distance, script_args.dataset_train_split
-        overlap = TrainingOverlap(training, folder, *compared)
+        training = NamedDataset(script_args.training_dataset).split(script_args.dataset_train_split)
+        overlap = TrainingOverlap(training, folder, script_args.max_hamming_distance)
     results = {"model": script_args.scores_file or model_args.model_name_or_path}
     results |= BenchmarkReport(benchmark.summarize, rows, overlap)(scores)
     if blank_scores:

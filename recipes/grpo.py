@@ -16,13 +16,13 @@ the reward: a reward model alone can be exploited, and Skywork R1V2 adds rules t
 
 import functools
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from datasets import load_dataset, load_from_disk
+from datasets import Image, List
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
 from trl import GRPOConfig, ScriptArguments, get_peft_config
 
 from vl_reward import RecipeParser, RewardScorer, VisionModelConfig, share_prefixes
+from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.training.grpo_trainer import VisionGRPOTrainer
 from vl_reward.training.merged_adapter import MergedAdapter
 
@@ -64,12 +64,9 @@ def main(script_args, training_args, model_args):
     ####################
     # Dataset
     ####################
-    if Path(script_args.dataset_name).exists():
-        dataset = load_from_disk(script_args.dataset_name)
-    else:
-        dataset = load_dataset(script_args.dataset_name, script_args.dataset_config)
     # Edit here: map your columns to `prompt` (a list of messages) and `images` (a list).
-    dataset = dataset[script_args.dataset_train_split]
+    dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config)
+    dataset = dataset.split(script_args.dataset_train_split).cast_column("images", List(Image()))
 
     ####################
     # Training

@@ -17,13 +17,12 @@ checkpoint is kept. Writes a better policy.
 
 import functools
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from datasets import load_dataset, load_from_disk
 from transformers import AutoProcessor, EarlyStoppingCallback, Qwen2_5_VLForConditionalGeneration, set_seed
 from trl import DPOConfig, ScriptArguments, get_peft_config
 
 from vl_reward import MPOTrainer, RecipeParser, SamplingParameters, VisionModelConfig, share_prefixes
+from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.labelling.verifiers import VERIFIERS
 from vl_reward.training.greedy_accuracy import GreedyAccuracy
 from vl_reward.training.merged_adapter import MergedAdapter
@@ -72,16 +71,12 @@ def main(script_args, training_args, model_args):
     ####################
     # Dataset
     ####################
-    if Path(script_args.dataset_name).exists():
-        dataset = load_from_disk(script_args.dataset_name)
-    else:
-        dataset = load_dataset(
-            script_args.dataset_name, script_args.dataset_config, split=script_args.dataset_train_split
-        )
     # Edit here: map your columns to `prompt`, `chosen`, `rejected` (lists of messages) and `images` (a list).
+    dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config)
+    dataset = dataset.split(script_args.dataset_train_split)
     early_stopping = {}
     if script_args.verifiable_dataset is not None:
-        prompts = load_from_disk(script_args.verifiable_dataset)[script_args.dataset_test_split]
+        prompts = NamedDataset(script_args.verifiable_dataset).split(script_args.dataset_test_split)
         sampling = SamplingParameters(max_new_tokens=script_args.max_new_tokens, temperature=0.0)
         accuracy = GreedyAccuracy(processor, prompts, VERIFIERS[script_args.verifier], sampling)
         callback = EarlyStoppingCallback(script_args.patience)

@@ -20,9 +20,7 @@ Reads a Qwen2.5-VL checkpoint (stage 1) or a reward model (stage 2) and a prefer
 """
 
 import functools
-from pathlib import Path
 
-from datasets import Image, List, load_dataset, load_from_disk
 from transformers import AutoProcessor, set_seed
 from trl import RewardConfig, ScriptArguments, get_peft_config
 
@@ -33,6 +31,7 @@ from vl_reward import (
     VisionRewardTrainer,
     share_prefixes,
 )
+from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.training.merged_adapter import MergedAdapter
 
 
@@ -64,12 +63,9 @@ def main(script_args, training_args, model_args):
     ####################
     # Dataset
     ####################
-    if Path(script_args.dataset_name).exists():
-        dataset = load_from_disk(script_args.dataset_name)
-    else:
-        dataset = load_dataset(script_args.dataset_name, script_args.dataset_config)
     # Edit here: map your columns to `prompt`, `chosen`, `rejected` (lists of messages) and `images` (a list).
-    dataset = dataset.cast_column("images", List(Image(decode=False)))  # the collator decodes them, batch by batch
+    dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config)
+    splits = dataset.train_and_test(script_args.dataset_train_split, script_args.dataset_test_split)
 
     # --- STAGE 2: text-only pairs come in addition to the images ---
     # --- end of STAGE ---
@@ -80,8 +76,8 @@ def main(script_args, training_args, model_args):
     trainer = VisionRewardTrainer(
         model=model,
         args=training_args,
-        train_dataset=dataset[script_args.dataset_train_split],
-        eval_dataset=dataset[script_args.dataset_test_split],
+        train_dataset=splits[0],
+        eval_dataset=splits[1],
         processing_class=processor,
         peft_config=get_peft_config(model_args),  # with LoRA, head and projector are trained in full
     )

@@ -28,11 +28,12 @@ from typing import Literal
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset, Features, Image, List, Value, concatenate_datasets, load_dataset, load_from_disk
+from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
 from trl import ScriptArguments
 
 from vl_reward import RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
+from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.inference.resumable_store import ResumableStore
 from vl_reward.inference.server_sampler import ServerSampler
 from vl_reward.inference.vllm_sampler import VLLMSampler
@@ -84,12 +85,9 @@ def main(script_args, sampling, model_args):
     ####################
     # Dataset
     ####################
-    if Path(script_args.dataset_name).exists():
-        dataset = load_from_disk(script_args.dataset_name)
-    else:
-        dataset = load_dataset(script_args.dataset_name, script_args.dataset_config)
     # Edit here: map your columns to `id`, `prompt` (a list of messages), `images` (a list) and `answer`.
-    prompts = dataset[script_args.dataset_train_split].cast_column("images", List(Image(decode=False)))
+    dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config)
+    prompts = dataset.split(script_args.dataset_train_split)
 
     ####################
     # Sampling

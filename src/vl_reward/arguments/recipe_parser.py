@@ -26,7 +26,7 @@ def check_choices(parsed: tuple) -> None:
         for field in dataclasses.fields(arguments) if dataclasses.is_dataclass(arguments) else ():
             value, choices = getattr(arguments, field.name), field.metadata.get("choices") or get_args(field.type)
             is_choice = "choices" in field.metadata or get_origin(field.type) is Literal
-            if is_choice and value not in choices:
+            if is_choice and value not in choices and value != field.default:
                 known = ", ".join(map(str, choices))
                 raise ValueError(f"`{field.name}: {value}`: there is no such choice. There are {known}.")
 

@@ -1,0 +1,115 @@
+"""What `dataset_name` may be: saved sets, files as people have them, with or without splits."""
+
+import json
+
+import pytest
+from datasets import Dataset, DatasetDict, Image, List, Value
+from PIL import Image as PILImage
+
+from vl_reward import DataCollatorForVisionReward
+from vl_reward.data.named_dataset import NamedDataset
+from vl_reward.tiny.preferences import PREFERENCE_FEATURES, as_png
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Rows as a person writes them, in a folder with pictures: strings, messages, parts, one image, none, two."""
+    (tmp_path / "pictures").mkdir()
+    for number in range(3):
+        PILImage.new("RGB", (56, 56), (80 * number, 0, 0)).save(tmp_path / f"pictures/{number}.png")
+    parts = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+    return tmp_path, [
+        {"prompt": "What is it?", "images": ["pictures/0.png"], "chosen": "A box.", "rejected": "A cat."},
+        {"prompt": [{"role": "user", "content": parts}], "image": str(tmp_path / "pictures/1.png")}
+        | {"chosen": [{"role": "assistant", "content": "A box."}], "rejected": "A dog."},
+        {
+            "prompt": "What are they?",
+            "images": ["pictures/1.png", "pictures/2.png"],
+            "chosen": "Boxes.",
+            "rejected": "?",
+        },
+        {"id": "mine", "prompt": "2 + 2?", "chosen": "4", "rejected": "5", "images": None},
+    ]
+
+
+def lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_a_file_is_read_as_it_is_trained_on(own, processor):
+    folder, rows = own
+    (folder / "pairs.jsonl").write_text("\ufeff" + lines(rows), encoding="utf-8")
+    (folder / "pairs.json").write_text(json.dumps(rows))
+    read = [NamedDataset(str(folder / name)).split("train") for name in ("pairs.jsonl", "pairs.json")]
+    assert read[0][:] == read[1][:] and read[0]["id"][:] == ["0", "1", "2", "mine"]
+    assert [[image["path"] for image in images] for images in read[0]["images"]] == [
+        [str(folder / "pictures/0.png")],
+        [str(folder / "pictures/1.png")],
+        [str(folder / "pictures/1.png"), str(folder / "pictures/2.png")],
+        [],
+    ]
+    batch = DataCollatorForVisionReward(processor)([*read[0]])
+    messages = [{"role": "user", "content": "What is it?"}], [{"role": "assistant", "content": "A box."}]
+    by_hand = {"prompt": messages[0], "chosen": messages[1], "rejected": "A cat."}
+    with PILImage.open(folder / "pictures/0.png") as image:
+        alone = DataCollatorForVisionReward(processor)([by_hand | {"images": [image]}])
+    n = alone["attention_mask"].sum(1)[0]
+    assert batch["input_ids"][0, :n].equal(alone["input_ids"][0, :n]) and len(batch["image_grid_thw"]) == 8
+
+
+def test_parquet_text_alone_and_a_folder_with_one_file(own, tmp_path):
+    folder, rows = own
+    texts = [{"prompt": "2 + 2?", "chosen": str(i), "rejected": "5"} for i in range(3)]
+    (folder / "text").mkdir()
+    (folder / "text/pairs.jsonl").write_text(lines(texts))
+    text = NamedDataset(str(folder / "text")).split("train")
+    assert text["images"][:] == [[]] * 3 and text.features["images"] == List(Image(decode=False))
+    Dataset.from_list([rows[0], rows[2]]).to_parquet(str(folder / "pairs.parquet"))
+    table = NamedDataset(str(folder / "pairs.parquet")).split("train")
+    assert table["images"][1][1]["path"] == str(folder / "pictures/2.png")
+    one = Dataset.from_dict({"prompt": ["q"], "chosen": ["a"], "rejected": ["b"], "image": ["pictures/0.png"]})
+    one.to_parquet(str(folder / "one.parquet"))
+    assert NamedDataset(str(folder / "one.parquet")).split("train")["images"][:] == [
+        [{"bytes": None, "path": str(folder / "pictures/0.png")}]
+    ]
+    with pytest.raises(ValueError, match="holds 2 JSONL, JSON or parquet files. Name one."):
+        NamedDataset(str(folder))
+
+
+def test_saved_sets_with_and_without_splits(image_pairs, text_pairs, tmp_path):
+    pairs = Dataset.from_list(as_png(image_pairs + text_pairs), PREFERENCE_FEATURES)
+    pairs.save_to_disk(tmp_path / "plain")
+    DatasetDict({"train": pairs, "test": pairs.select(range(4))}).save_to_disk(tmp_path / "split")
+    DatasetDict({"train": pairs}).save_to_disk(tmp_path / "train_only")
+    whole = NamedDataset(str(tmp_path / "plain")).split("anything")
+    assert whole["id"][:] == pairs["id"][:] and whole["images"][0][0]["bytes"]
+    train, test = NamedDataset(str(tmp_path / "split")).train_and_test("train", "test")
+    assert (len(train), test["id"][:]) == (32, pairs["id"][:4])
+    with pytest.raises(ValueError, match="has the splits train, test, and no validation. Name one of them."):
+        NamedDataset(str(tmp_path / "split")).split("validation")
+    for name in ("plain", "train_only"):
+        train, test = NamedDataset(str(tmp_path / name)).train_and_test("train", "test")
+        assert len(train) + len(test) == 32 and len(test) >= 1
+        assert NamedDataset(str(tmp_path / name)).train_and_test("train", "test")[1]["id"][:] == test["id"][:]
+
+
+def test_no_image_is_held_out_and_trained_on(tmp_path):
+    rows = [{"prompt": "q", "chosen": "a", "rejected": f"b{i}", "images": [f"{i // 4}.png"]} for i in range(2000)]
+    (tmp_path / "pairs.jsonl").write_text(lines(rows))
+    train, test = NamedDataset(str(tmp_path / "pairs.jsonl")).train_and_test("train", "test")
+    shown = [{images[0]["path"] for images in split["images"]} for split in (train, test)]
+    assert not shown[0] & shown[1] and 10 <= len(test) <= 80 and len(train) + len(test) == 2000
+    assert train.features["prompt"].feature["role"] == Value("string")
+
+
+def test_a_bad_row_is_named(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(lines([{"prompt": "q", "chosen": "a", "rejected": "b"}]) + '{"prompt": \n')
+    with pytest.raises(ValueError, match="pairs.jsonl, line 2 is not JSON"):
+        NamedDataset(str(path))
+    path.write_text(lines([{"id": "mine", "prompt": [{"role": "user", "content": [{"type": "video"}]}]}]))
+    with pytest.raises(ValueError, match="pairs.jsonl, row mine: a message has a part of type 'video'"):
+        NamedDataset(str(path))
+    path.write_text(lines([{"prompt": "q", "chosen": "a", "rejected": "b", "images": "a.png"}]))
+    with pytest.raises(ValueError, match="row 0: `images` is a.png, and a list is needed"):
+        NamedDataset(str(path))
