@@ -97,7 +97,7 @@ def greedy_correct(evaluation: Path, answers: dict[str, str]) -> list[bool]:
     """Whether each greedy response is correct."""
     lines = [json.loads(line) for line in open(evaluation / "responses.jsonl")]
     assert [line["id"] for line in lines] == list(answers), "policies are compared prompt by prompt"
-    return [exact(line["greedy"], answers[line["id"]]) for line in lines]
+    return [bool(exact(line["greedy"], answers[line["id"]])) for line in lines]
 
 
 def collect(demo: Path, out: Path, seed: int) -> dict:

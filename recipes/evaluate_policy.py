@@ -35,7 +35,7 @@ from vl_reward import (
     VisionModelConfig,
     unshare_prefixes,
 )
-from vl_reward.labelling.verifiers import VERIFIERS
+from vl_reward.labelling import verifiers
 
 
 INPUTS = ("model_name_or_path", "reward_model", "dataset_name")
@@ -46,7 +46,8 @@ class PolicyEvaluationArguments(ScriptArguments):
     reward_model: str | None = field(default=None, metadata={"help": "This reward model chooses the best of N."})
     output_dir: str = field(default="outputs/evaluate_policy", metadata={"help": "Results are written here."})
     verifier: str = field(
-        default="exact", metadata={"help": "It compares responses with the column `answer`.", "choices": [*VERIFIERS]}
+        default="exact",
+        metadata={"help": "It compares responses with the column `answer`.", "choices": [*verifiers.VERIFIERS]},
     )
     num_generations: int = field(default=8, metadata={"help": "N; with 0, nothing is sampled."})
     seed: int = field(default=0, metadata={"help": "The seed of the N samples."})
@@ -54,7 +55,7 @@ class PolicyEvaluationArguments(ScriptArguments):
 
 def main(script_args, sampling, model_args):
     set_seed(script_args.seed)
-    device, is_correct = PartialState().device, VERIFIERS[script_args.verifier]
+    device, verify = PartialState().device, verifiers.VERIFIERS[script_args.verifier]
 
     ####################
     # Model & Processor
@@ -79,6 +80,7 @@ def main(script_args, sampling, model_args):
         dataset = load_dataset(script_args.dataset_name, script_args.dataset_config)
     # Edit here: map your columns to `id`, `prompt` (a list of messages), `images` (a list) and `answer`.
     prompts = dataset[script_args.dataset_test_split]
+    verifiers.check_answers(verify, prompts.select_columns(["id", "answer"]), needed=True)
     questions, images, answers = prompts["prompt"][:], prompts["images"][:], prompts["answer"][:]
     blank_images = [[PIL.Image.new("RGB", image.size, "white") for image in row] for row in images]
 
@@ -87,14 +89,16 @@ def main(script_args, sampling, model_args):
     ####################
     greedy_responses, _ = greedy(questions, images)
     blank_responses, _ = greedy(questions, blank_images)
-    accuracy = fmean(is_correct(row[0], a) for row, a in zip(greedy_responses, answers, strict=True))
+    verdicts = [verify(row[0], a) for row, a in zip(greedy_responses, answers, strict=True)]
+    accuracy = fmean(map(bool, verdicts))
     results = {
         "model": model_args.model_name_or_path,
         "n_prompts": len(prompts),
         "greedy_characters": fmean(len(row[0]) for row in greedy_responses),
         "greedy_accuracy": accuracy,
         "greedy_standard_error": math.sqrt(accuracy * (1 - accuracy) / len(prompts)),
-        "blank_image_accuracy": fmean(is_correct(row[0], a) for row, a in zip(blank_responses, answers, strict=True)),
+        "unreadable_responses": verdicts.count(None),  # they hold an answer, but in no known form
+        "blank_image_accuracy": fmean(bool(verify(row[0], a)) for row, a in zip(blank_responses, answers, strict=True)),
     }
     lines = [{"id": i, "greedy": row[0]} for i, row in zip(prompts["id"], greedy_responses, strict=True)]
 
@@ -118,7 +122,7 @@ def main(script_args, sampling, model_args):
             [row | {"responses": texts} for row, texts in zip(asked, samples, strict=True)]
         )
         ranks = [[-math.inf if score is None else score for score in row] for row in scores]  # empty: the worst
-        correct = [[is_correct(text, answer) for text in row] for row, answer in zip(samples, answers, strict=True)]
+        correct = [[bool(verify(text, answer)) for text in row] for row, answer in zip(samples, answers, strict=True)]
         results |= {
             "n": script_args.num_generations,
             "mean_at_n": fmean(fmean(row) for row in correct),

@@ -10,9 +10,9 @@ With a 7B reward model, on 8 GPUs:
 accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/label_preferences.py \
     --config recipes/configs/qwen2_5_vl_7b/label_preferences.yaml
 
-Reads the candidates of sample_responses.py and a reward model. Writes `scores` (shards, as they are made: a stopped run
-goes on), `scores.jsonl` (every raw score), the dataset `preferences` in TRL's vision-preference format with its
-card, and `labels.json`: how many prompts gave pairs, and why others not.
+Reads the candidates of sample_responses.py and a reward model. Writes `scores` and `verdicts` (shards, as they are
+made: a stopped run goes on), `scores.jsonl` (every raw score), the dataset `preferences` in TRL's vision-preference
+format with its card, and `labels.json`: how many prompts gave pairs, why others not, and which answers it cannot read.
 """
 
 import json
@@ -56,9 +56,14 @@ class LabelArguments(ScriptArguments):
     )
     seed: int = field(default=0, metadata={"help": "The seed decides which pairs are drawn, where a rule draws."})
 
+    def __post_init__(self):
+        pair_rules.check_settings(self.rules, self.max_pairs, self.min_score_margin, self.max_chosen_shorter_fraction)
+
 
 def main(script_args, model_args):
     state = PartialState(cpu=not torch.cuda.is_available())
+    output_dir = Path(script_args.output_dir)
+    pairs = LabelledPairs(output_dir)
 
     ####################
     # Model & Processor
@@ -67,6 +72,7 @@ def main(script_args, model_args):
         model_args.model_name_or_path,
         max_batch_tokens=model_args.max_batch_tokens,
         max_length=model_args.max_length,
+        revision=model_args.model_revision,
         dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
     )
@@ -78,34 +84,40 @@ def main(script_args, model_args):
     # Dataset
     ####################
     candidates = load_from_disk(script_args.dataset_name).cast_column("images", List(Image(decode=False)))
+    verify = verifiers.VERIFIERS[script_args.verifier]
+    verifiers.check_answers(verify, candidates.remove_columns(["prompt", "images", "responses"]))
 
     ####################
     # Scoring
     ####################
-    output_dir = Path(script_args.output_dir)
     asked = candidates.select_columns(["prompt", "images", "responses"])
     store = ResumableStore(output_dir / "scores", scorer.fingerprint(), asked)
     for number, rows in store.pending():
         store.write(number, scores=scorer.score_candidates(rows))
+    # In a store of their own: another verifier leaves the scores as they are, and images do not matter.
+    columns = [name for name in ("prompt", "responses", "answer") if name in candidates.column_names]
+    read = candidates.select_columns(columns).add_column("images", [[]] * len(candidates))
+    verdicts = ResumableStore(output_dir / "verdicts", verifiers.fingerprint(script_args.verifier), read)
+    for number, rows in verdicts.pending():
+        verdicts.write(number, **verifiers.read_responses(verify, rows))
     if not state.is_main_process:
         return
 
     ####################
     # Pairs
     ####################
-    is_correct, pairs = verifiers.VERIFIERS[script_args.verifier], LabelledPairs(output_dir)
-    with open(output_dir / "scores.jsonl", "w") as file:
-        for i, (row, result) in enumerate(zip(candidates.remove_columns("images"), store.read(), strict=True)):
-            file.write(json.dumps({"index": i, "id": row["id"], "scores": result["scores"]}) + "\n")
-            answer = row.get("answer")
-            # Edit here: what is known of a response.
-            scored = [
-                Candidate(text, score, end == "stop", verifiers.final_answer(text), answer and is_correct(text, answer))
-                for text, score, end in zip(row["responses"], result["scores"], row["finish_reasons"], strict=True)
-            ]
-            limits = script_args.max_pairs, script_args.min_score_margin, f"{script_args.seed} {row['id']}"
-            made = {rule: pair_rules.RULES[rule](scored, *limits) for rule in script_args.rules}
-            pairs.add(i, row["id"], scored, made)
+    rows = candidates.remove_columns("images")
+    for i, (row, scores, read) in enumerate(zip(rows, store.read(), verdicts.read(), strict=True)):
+        has_answer = bool(verifiers.accepted_answers(row.get("answer")))
+        responses = zip(row["responses"], scores["scores"], row["finish_reasons"], *read.values(), strict=True)
+        # Edit here: what is known of a response.
+        scored = [
+            Candidate(text, score, end == "stop", answer, is_correct, unreadable=has_answer and is_correct is None)
+            for text, score, end, answer, is_correct in responses
+        ]
+        limits = script_args.max_pairs, script_args.min_score_margin, f"{script_args.seed} {row['id']}"
+        made = {rule: pair_rules.RULES[rule](scored, *limits) for rule in script_args.rules}
+        pairs.add(i, row["id"], scored, made)
 
     ####################
     # Save

@@ -46,6 +46,12 @@ class MPOArguments(ScriptArguments):
 
 def main(script_args, training_args, model_args):
     set_seed(training_args.seed)
+    measured = training_args.eval_strategy != "no" and training_args.metric_for_best_model is not None
+    if script_args.verifiable_dataset is not None and not measured:
+        raise ValueError(
+            "`verifiable_dataset` stops training by its accuracy, which is not measured. Set `eval_strategy: steps`, "
+            "`eval_steps` and `metric_for_best_model: greedy_accuracy`; `load_best_model_at_end: true` keeps the best."
+        )
 
     ####################
     # Model & Processor

@@ -127,7 +127,7 @@ def main(script_args, sampling, model_args):
     candidates.save_to_disk(output_dir / "candidates")
     (output_dir / "sampling.json").write_text(json.dumps(report, indent=2))
     print(json.dumps(report, indent=2))
-    if report["prompts_with_all_responses_equal"] > 0.5:
+    if script_args.num_generations > 1 and report["prompts_with_all_responses_equal"] > 0.5:
         raise ValueError(
             f"All responses are equal for {report['prompts_with_all_responses_equal']:.0%} of the prompts, so there is "
             "little to prefer. Raise the temperature, or start from an earlier policy."

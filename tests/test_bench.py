@@ -50,7 +50,7 @@ def test_curation_accuracy_bench(tmp_path):
     run_bench("curation_accuracy", tmp_path)
     results, kinds = json.loads((tmp_path / "accuracy.json").read_text()), ("photo", "chart", "page", "digits")
     near = results["near-duplicates"]["max_hamming_distance 6, min_text_similarity 0.8"]
-    assert near["precision"] > 0.98 and near["recall"] > 0.75
+    assert near["precision"] == 1 and near["recall"] > 0.6
     for change in ("png again", "blanks", "case", "full stops", "the other way round"):
         assert all(near["found"][f"{change}, {kind}"] == 1 for kind in kinds), change
     for change in ("another number", "another subject", "paraphrase", "another question", "another image"):

@@ -88,6 +88,50 @@ def test_rules_are_chosen_in_the_yaml_and_scores_are_not_made_again(world, label
     assert 0 < sum(chosen < rejected for chosen, rejected in lengths) <= len(pairs) / 2
 
 
+def test_another_verifier_reads_the_answers_anew_and_leaves_the_scores(world, labelled):
+    out = world / "mathematical"
+    shutil.copytree(labelled, out)
+    candidates = load_from_disk(world / "candidates")
+    answers = [[0, "zero"] if row["answer"] == "0" else [row["answer"]] for row in candidates]
+    candidates.remove_columns("answer").add_column(
+        "answer", [[str(one) for one in row] for row in answers]
+    ).save_to_disk(world / "lists")
+    more = ["--rules", "correct_vs_incorrect", "--verifier", "mathematical", "--dataset_name", str(world / "lists")]
+    run([sys.executable, str(RECIPE), *arguments(world, out, *more)], world)
+    assert written(out) == written(labelled)
+    shards = {path.parent.name for path in (out / "verdicts").rglob("*.jsonl")}
+    verdicts = [json.loads(line) for path in sorted((out / "verdicts").rglob("*.jsonl")) for line in open(path)]
+    assert len(shards) == 2 and len(verdicts) == 2 * len(candidates)
+    assert all(len(row["is_correct"]) == len(row["answers"]) in (4, 5) for row in verdicts)
+    assert sum(row["is_correct"][0] is True for row in verdicts) == 2 * len(candidates)
+    pairs = load_from_disk(out / "preferences")
+    assert set(pairs["rule"][:]) == {"correct_vs_incorrect"} and "0" in [
+        final_answer(c[0]["content"]) for c in pairs["chosen"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--rules", "best_against_worst"], "there is no best_against_worst. There are best_vs_worst, correct_vs"),
+        (["--config", "none.yaml"], "`rules: None` makes no pairs"),
+        (["--config", "verifier.yaml"], "`verifier: exactly`"),
+    ],
+)
+def test_settings_are_checked_before_a_model_is_loaded(world, tmp_path, option, message):
+    (tmp_path / "none.yaml").write_text("rules: null\n")
+    (tmp_path / "verifier.yaml").write_text("verifier: exactly\n")
+    output = run([sys.executable, str(RECIPE), *arguments(tmp_path, tmp_path / "out", *option)], tmp_path, fails=True)
+    assert message in output  # there is no model
+
+
+def test_an_answer_that_names_no_option_is_refused_before_scoring(world, tmp_path):
+    more = ["--verifier", "multiple_choice"]
+    output = run([sys.executable, str(RECIPE), *arguments(world, tmp_path / "out", *more)], world, fails=True)
+    id = load_from_disk(world / "candidates")["id"][0]
+    assert f"row {id}: the answer is " in output and not (tmp_path / "out/scores").exists()
+
+
 def test_a_changed_model_does_not_take_the_old_scores(world, labelled):
     from vl_reward import Qwen2_5_VLForSequenceClassification
 

@@ -1,6 +1,8 @@
 """The rules that make pairs, each on candidates written out, and the verifiers."""
 
 import json
+import os
+import shutil
 
 import pytest
 from datasets import Dataset, Image, List, load_from_disk
@@ -12,6 +14,7 @@ from vl_reward.labelling.pair_rules import (
     Candidate,
     best_of_correct,
     best_vs_worst,
+    check_settings,
     correct_vs_incorrect,
     format_pairs,
     random_pairs,
@@ -93,6 +96,37 @@ def test_format_pairs_take_what_has_no_answer():
     assert format_pairs(VERIFIED[:4], 15, 0.0, "s") == ([], {"every response has an answer": 1})
 
 
+def test_what_cannot_be_read_is_on_neither_side():
+    unread = Candidate("u", 9.5, answer="a cat", unreadable=True)
+    unmarked = Candidate("v", 9.6, unreadable=True)
+    pairs, reasons = correct_vs_incorrect([*VERIFIED, unread, unmarked], 15, 0.0, "seed")
+    assert sorted(texts(pairs)) == [("r1", "w1"), ("r2", "w1")] and reasons["the answer cannot be read"] == 2
+    pairs, reasons = format_pairs([*VERIFIED, unread, unmarked], 15, 0.0, "seed")
+    assert sorted(texts(pairs)) == [("r1", "none"), ("r2", "none")] and reasons["the answer cannot be read"] == 2
+    pairs, reasons = correct_vs_incorrect([VERIFIED[0], unread], 15, 0.0, "seed")
+    assert pairs == [] and reasons == {"no incorrect answer": 1, "the answer cannot be read": 1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ((["best_against_worst"], 1, 0.0, 1.0), "there is no best_against_worst. There are best_vs_worst, correct_vs"),
+        (([], 1, 0.0, 1.0), "makes no pairs. Give a list of one or more of best_vs_worst"),
+        ((None, 1, 0.0, 1.0), "makes no pairs. Give a list"),
+        (("best_vs_worst", 1, 0.0, 1.0), "makes no pairs. Give a list"),
+        (([["best_vs_worst"]], 1, 0.0, 1.0), "there is no .'best_vs_worst'."),
+        ((["random_pairs", "random_pairs"], 1, 0.0, 1.0), "names a rule twice"),
+        ((["random_pairs"], 0, 0.0, 1.0), "`max_pairs: 0` makes no pairs"),
+        ((["random_pairs"], 1, float("nan"), 1.0), "`min_score_margin: nan` is no difference"),
+        ((["random_pairs"], 1, 0.0, 1.5), "`max_chosen_shorter_fraction: 1.5` is no fraction"),
+    ],
+)
+def test_settings_are_checked(settings, message):
+    with pytest.raises(ValueError, match=message):
+        check_settings(*settings)
+    check_settings([*RULES], 1, 0.0, 1.0)
+
+
 def test_best_of_correct_goes_by_reward_within_the_correct_answers():
     assert texts(best_of_correct(VERIFIED, 3, 0.5, "s")[0]) == [("r2", "r1")]
     assert best_of_correct(VERIFIED, 3, 1.5, "s") == ([], {"score margin too small": 1, "more than max_pairs": 0})
@@ -106,7 +140,7 @@ def test_best_of_correct_goes_by_reward_within_the_correct_answers():
         (r"so \boxed{\frac{1}{2}} it is", r"\frac{1}{2}"),
         (r"\boxed{1} and then \boxed{2}", "2"),
         ("\u7b54\u6848\uff1aB", "B"),
-        ("The answer is nine", None),
+        ("The answer is nine", "nine"),
         ("Answer: ", None),
         (r"\boxed{1", None),
     ],
@@ -120,15 +154,16 @@ def test_final_answer(response, answer):
     [
         (verifiers.exact, "Answer: Yes.", "yes", True),
         (verifiers.exact, "Answer: 19", "9", False),
-        (verifiers.exact, "9", "9", False),  # no answer is given
+        (verifiers.exact, "9", "9", True),  # nothing but an answer
+        (verifiers.exact, "I see 9.", "9", False),  # no answer is given
         (verifiers.multiple_choice, "Answer: (B) a cat", "B", True),
         (verifiers.multiple_choice, "Answer: b.", "(B)", True),
-        (verifiers.multiple_choice, "Answer: Because", "B", False),
+        (verifiers.multiple_choice, "Answer: Because", "B", None),
         (verifiers.multiple_choice, "Answer: C", "B", False),
         (verifiers.mathematical, r"\boxed{\frac{1}{2}}", "0.5", True),
         (verifiers.mathematical, "Answer: x^2 - 1", "(x-1)(x+1)", True),
         (verifiers.mathematical, "Answer: 0.51", "0.5", False),
-        (verifiers.mathematical, "0.5", "0.5", False),
+        (verifiers.mathematical, "0.5", "0.5", True),
     ],
 )
 def test_verifiers(verify, response, answer, is_correct):
@@ -140,18 +175,73 @@ def test_rules_and_verifiers_are_chosen_by_their_names(functions):
     assert [function.__name__ for function in functions.values()] == list(functions)
 
 
+def label(folder, candidates, min_score_margin=1.0):
+    rows = Dataset.from_dict({"id": ["one"], "prompt": ["Which?"], "images": [[]]})
+    pairs = LabelledPairs(folder)
+    pairs.add(0, "one", candidates, {"best_vs_worst": best_vs_worst(candidates, 3, min_score_margin, "seed")})
+    settings = {"reward_model": "model", "reward_fingerprint": "0", "settings": {"rules": ["best_vs_worst"]}}
+    return pairs.save(rows.cast_column("images", List(Image())), 1.0, 0, settings)
+
+
 def test_pairs_of_an_earlier_rule_do_not_stay(tmp_path):
-    candidates = Dataset.from_dict({"id": ["one"], "prompt": ["Which?"], "images": [[]]})
-    candidates = candidates.cast_column("images", List(Image()))
-
-    def label(min_score_margin):
-        pairs = LabelledPairs(tmp_path)
-        pairs.add(0, "one", SCORED, {"best_vs_worst": best_vs_worst(SCORED, 3, min_score_margin, "seed")})
-        settings = {"reward_model": "model", "reward_fingerprint": "0", "settings": {"rules": ["best_vs_worst"]}}
-        return pairs.save(candidates, 1.0, 0, settings)
-
-    assert label(1.0)["pairs"] == len(load_from_disk(tmp_path / "preferences")) == 2
+    assert label(tmp_path, SCORED)["pairs"] == len(load_from_disk(tmp_path / "preferences")) == 2
+    assert label(tmp_path, SCORED, 0.1)["pairs"] == len(load_from_disk(tmp_path / "preferences")) == 3
     with pytest.raises(ValueError, match="No prompt gave a pair: .*score margin too small.*Lower `min_score_margin`"):
-        label(10.0)
+        label(tmp_path, SCORED, 10.0)
     assert not (tmp_path / "preferences").exists() and not (tmp_path / "README.md").exists()
     assert json.loads((tmp_path / "labels.json").read_text())["pairs"] == 0
+    assert json.loads((tmp_path / "scores.jsonl").read_text())["scores"] == [one.score for one in SCORED]
+    assert not (tmp_path / ".labelling").exists()
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["README.md", "labels.json", "scores.jsonl", "preferences/notes.txt", "preferences"])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_nothing_is_replaced_that_labelling_did_not_write(tmp_path, name, labelled):
+    if labelled:
+        label(tmp_path, SCORED)
+    if name == "preferences":  # another set in place of ours, in files of the same names
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
+        Dataset.from_dict({"x": [1]}).save_to_disk(tmp_path / name)
+    else:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("notes of a year")
+    (tmp_path / "others.txt").write_text("in nobody's way")
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=f"holds {name}.*, which no labelling wrote, or which was changed since"):
+        label(tmp_path, SCORED)
+    assert contents(tmp_path) == before
+
+
+def test_a_stop_between_old_and_new_results_leaves_nothing_unknown(tmp_path, monkeypatch):
+    label(tmp_path, SCORED)
+    moved, move = [], os.replace
+
+    def stop(source, target):
+        if str(target).endswith("labels.json"):
+            raise KeyboardInterrupt
+        move(source, target)
+        moved.append(target)
+
+    monkeypatch.setattr(os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        label(tmp_path, SCORED, 0.1)
+    monkeypatch.setattr(os, "replace", move)
+    assert moved and label(tmp_path, SCORED, 0.1)["pairs"] == len(load_from_disk(tmp_path / "preferences")) == 3
+
+
+def test_answers_that_cannot_be_read_are_shown(tmp_path):
+    unread = [Candidate(f"Answer: a cat {n}", float(n), answer=f"a cat {n}", unreadable=True) for n in range(9)]
+    shown = label(tmp_path, unread)["unreadable_answers"]
+    assert shown["responses"] == 9 and len(shown["examples"]) == 5
+    assert shown["examples"][0] == {"id": "one", "answer": "a cat 0", "response": "Answer: a cat 0"}
+    assert json.loads((tmp_path / "labels.json").read_text())["unreadable_answers"] == shown
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_stops_the_run(tmp_path, score):
+    with pytest.raises(ValueError, match="row one: its scores are .*, which compare with nothing"):
+        label(tmp_path, [*SCORED, Candidate("e", score)])

@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from datasets import DatasetDict, load_from_disk
+from datasets import DatasetDict, concatenate_datasets, load_from_disk
+from peft import PeftModel
 from safetensors.torch import load_file
 from test_server_sampler import serve
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+from vl_reward import Qwen2_5_VLForSequenceClassification, RewardScorer
+from vl_reward.labelling.verifiers import exact
 
 
 ROOT = Path(__file__).parent.parent
@@ -211,6 +215,8 @@ def test_evaluate_policy(folder, mpo):
     answers = load_from_disk(folder / "outputs/tiny/prompts")["test"]["answer"][:]
     right = [line["greedy"].endswith(f"Answer: {answer}") for line, answer in zip(lines, answers, strict=True)]
     assert results["greedy_accuracy"] == sum(right) / len(answers)
+    read = [exact(line["greedy"], answer) for line, answer in zip(lines, answers, strict=True)]
+    assert results["unreadable_responses"] == read.count(None)
     assert results["pass_at_n"] == sum(any(line["is_correct"]) for line in lines) / len(answers)
     assert results["pass_at_n"] >= results["best_of_n_accuracy"]
     assert results["pass_at_n"] >= results["mean_at_n"]
@@ -232,24 +238,48 @@ def test_missing_predecessor_is_named(tmp_path, recipe, missing):
     assert f"Make it first: {missing}" in output
 
 
-@pytest.mark.parametrize("config", ["deepspeed_zero2", "deepspeed_zero3", "cpu_2_processes"])
-def test_stage2_on_2_processes(folder, stage1, config, tmp_path):
-    """Mixed batches, so that one process sees images where the other may not; the same losses under each."""
+def launcher(config, folder):
+    """
+    `accelerate launch` with two processes on the CPU. ZeRO-3 keeps parameters of less than 100,000 elements whole by
+    default, nearly all of the tiny model's. With a threshold of 0 they are sharded as those of 7B are.
+    """
     settings = yaml.safe_load((ROOT / f"accelerate_configs/{config}.yaml").read_text())
     settings |= {"num_processes": 2, "mixed_precision": "no", "use_cpu": True}
-    (tmp_path / "accelerate.yaml").write_text(yaml.safe_dump(settings))
+    if config == "deepspeed_zero3":
+        zero = {"stage": 3, "stage3_param_persistence_threshold": 0, "stage3_gather_16bit_weights_on_model_save": True}
+        auto = dict.fromkeys(
+            ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"), "auto"
+        )
+        (folder / "zero3.json").write_text(json.dumps({**auto, "zero_optimization": zero}))
+        del settings["mixed_precision"]  # accelerate wants all of it in the file
+        settings["deepspeed_config"] = {"deepspeed_config_file": str(folder / "zero3.json"), "zero3_init_flag": True}
+    (folder / f"{config}.yaml").write_text(yaml.safe_dump(settings))
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / f"{config}.yaml")]
+
+
+def lengthen(row):
+    """Two responses of 350 words, which have next to nothing in common."""
+    for number, side in enumerate(("chosen", "rejected")):
+        text = " ".join(f"I see {i * (number + 3) % 10}" for i in range(117))
+        row[side] = [{"role": "assistant", "content": f"{text}. Answer: {number}"}]
+    return row
+
+
+@pytest.mark.parametrize("config", ["deepspeed_zero2", "deepspeed_zero3", "cpu_2_processes"])
+def test_stage2_on_2_processes(folder, stage1, config, tmp_path):
+    """Mixed batches: one process has an image and a prompt to share, the other text without either."""
     for name in ("reward_stage2.py", "configs/tiny/reward_stage2.yaml"):
         shutil.copy(ROOT / "recipes" / name, tmp_path)
     dataset = load_from_disk(folder / "outputs/tiny/preferences")
     with_images = [len(images) > 0 for images in dataset["train"]["images"][:]]
     text, image = ([i for i, has in enumerate(with_images) if has == wanted] for wanted in (False, True))
-    order = [text[0], image[0], image[1], text[1], text[2], image[2]]  # in each step one process has text, one an image
-    dataset["train"] = dataset["train"].select(order)
+    long = dataset["train"].select(text[:3]).map(lengthen, load_from_cache_file=False)
+    pairs = concatenate_datasets([dataset["train"].select(image[:3]), long])
+    dataset["train"] = pairs.select([3, 0, 1, 4, 5, 2])
     dataset.save_to_disk(tmp_path / "mixed")
     run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "accelerate.yaml")]
-        + [str(tmp_path / "reward_stage2.py"), "--use_cpu", "true", "--output_dir", str(tmp_path / "out")]
-        + ["--dataset_name", str(tmp_path / "mixed")]
+        [*launcher(config, tmp_path), str(tmp_path / "reward_stage2.py"), "--use_cpu", "true"]
+        + ["--dataset_name", str(tmp_path / "mixed"), "--output_dir", str(tmp_path / "out"), "--max_length", "2048"]
         + ["--max_steps", "3", "--per_device_train_batch_size", "1", "--logging_steps", "1", "--save_strategy", "steps"]
         + ["--dataloader_num_workers", "0", "--train_sampling_strategy", "sequential"],
         folder,
@@ -302,10 +332,90 @@ def test_all_engines_give_the_same_greedy_samples(folder, tmp_path):
             command = (command or [sys.executable]) + [str(ROOT / "recipes/sample_responses.py"), "--engine", engine]
             command += ["--server_url", server.url, "--temperature", "0", "--num_generations", "1"]
             command += ["--shard_size", "7", "--output_dir", str(tmp_path / engine)]
-            said = run(command, folder, fails=True, **environment)
-            assert "All responses are equal for 100% of the prompts" in said  # there is one each
+            run(command, folder, **environment)
             candidates[engine] = load_from_disk(tmp_path / engine / "candidates").remove_columns("images")[:]
     assert candidates["vllm"] == candidates["server"] == candidates["transformers"]
+
+
+@pytest.mark.parametrize("config", ["deepspeed_zero2", "deepspeed_zero3"])
+def test_lora_under_deepspeed_leaves_a_plain_model_and_the_adapter(folder, config, tmp_path):
+    """What is loaded without PEFT scores as the base with the adapter does, and was trained."""
+    command = [
+        *launcher(config, tmp_path),
+        str(ROOT / "recipes/reward_stage1.py"),
+        "--use_cpu",
+        "true",
+        "--max_steps",
+        "2",
+    ]
+    command += ["--per_device_train_batch_size", "2", "--dataloader_num_workers", "0", "--use_peft", "true"]
+    command += ["--learning_rate", "0.01", "--warmup_steps", "0", "--output_dir", str(tmp_path / "out")]
+    assert "Reward model saved" in run(command, folder)
+    base = folder / "outputs/tiny/base"
+    merged = RewardScorer.from_pretrained(tmp_path / "out", dtype="float32")
+    model = Qwen2_5_VLForSequenceClassification.from_pretrained(base, dtype="float32")
+    adapted = PeftModel.from_pretrained(model, tmp_path / "out/adapter")
+    adapter = load_file(tmp_path / "out/adapter/adapter_model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in adapter.values())
+    assert {name.split(".")[-2] for name in adapter if "lora_" not in name} >= {"score"}
+    assert all(tensor.any() for name, tensor in adapter.items() if "lora_B" in name)
+    assert all(".language_model.layers." in name for name in adapter if "lora_" in name)
+    rows = load_from_disk(folder / "outputs/tiny/preferences")["test"].select(range(6))
+    asked = [rows["prompt"][:], [row[0]["content"] for row in rows["chosen"]], rows["images"][:]]
+    expected = RewardScorer(adapted, merged.processor)(*asked)
+    assert merged(*asked) == pytest.approx(expected, abs=1e-5)
+
+
+def test_grpo_under_zero3_on_prompts_with_and_without_images(folder, stage2, tmp_path):
+    """In each step one process samples from an image, the other from text. The reward model is whole on both."""
+    image = load_from_disk(folder / "outputs/tiny/prompts")["train"].select(range(3)).remove_columns("answer")
+    pairs = load_from_disk(folder / "outputs/tiny/preferences")["train"]
+    text = pairs.select([i for i, images in enumerate(pairs["images"][:]) if not images][:3])
+    text = text.select_columns(image.column_names).cast(image.features)
+    mixed = concatenate_datasets([image, text]).select([0, 3, 4, 1, 2, 5])
+    DatasetDict({"train": mixed}).save_to_disk(tmp_path / "mixed")
+    command = [*launcher("deepspeed_zero3", tmp_path), str(ROOT / "recipes/grpo.py"), "--use_cpu", "true"]
+    command += ["--dataset_name", str(tmp_path / "mixed"), "--output_dir", str(tmp_path / "out"), "--max_steps", "3"]
+    command += ["--per_device_train_batch_size", "8", "--shuffle_dataset", "false", "--logging_steps", "1"]
+    said = run([*command, "--save_strategy", "steps", "--save_steps", "3"], folder)
+    assert "Policy saved" in said
+    state = json.loads((tmp_path / "out/checkpoint-3/trainer_state.json").read_text())
+    rewards = [entry["reward"] for entry in state["log_history"] if "reward" in entry]
+    assert len(rewards) == 3 and len(set(rewards)) == 3
+    assert len(moved_policy(folder / "outputs/tiny/policy", tmp_path / "out")) > 30
+
+
+def moved_policy(hub, native):
+    """The decoder's weights that training moved, from the hub's layout to transformers' own."""
+    hub, native = (load_file(path / "model.safetensors") for path in (hub, native))
+    names = {
+        name: name.replace("model.", "model.language_model.", 1) for name in hub if name.startswith("model.layers.")
+    }
+    return {name for name, other in names.items() if not hub[name].equal(native[other])}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags"),
+    [
+        ("reward_stage1", ["--load_in_4bit", "true", "--bf16", "true", "--use_cpu", "true"]),
+        ("mpo", ["--use_dora", "true"]),
+    ],
+    ids=["reward model, QLoRA", "policy, DoRA"],
+)
+def test_variants_of_lora_leave_a_plain_model(folder, labels, recipe, flags, tmp_path):
+    """`use_peft` is enough: what is adapted and what is trained in full are the recipe's defaults."""
+    settings = ["--max_steps", "1", "--per_device_train_batch_size", "2", "--use_peft", "true"]
+    output = run_recipe(recipe, folder, *settings, *flags, "--output_dir", str(tmp_path))
+    assert "saved to" in output
+    kept = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    in_full = {"score", "merger"} if recipe == "reward_stage1" else set()
+    assert {name for name in in_full if any(name in key for key in kept)} == in_full
+    assert all(".language_model.layers." in key for key in kept if "lora_" in key)
+    model = load_file(tmp_path / "model.safetensors")
+    assert (
+        not any("lora" in name or "base_model" in name for name in model)
+        and "model.visual.merger.mlp.0.weight" in model
+    )
 
 
 def test_mpo_on_2_processes(folder, labels, tmp_path):
@@ -320,20 +430,24 @@ def test_mpo_on_2_processes(folder, labels, tmp_path):
     common += ["--train_sampling_strategy", "sequential"]  # random orders differ with the number of processes
     common += ["--verifiable_dataset", str(tmp_path / "uneven"), "--max_new_tokens", "24", "--eval_strategy", "steps"]
     common += ["--eval_steps", "3", "--metric_for_best_model", "greedy_accuracy"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
-    launch += [str(ROOT / "accelerate_configs/cpu_2_processes.yaml"), str(ROOT / "recipes/mpo.py"), "--use_cpu", "true"]
-    run([*launch, "--per_device_train_batch_size", "2", "--output_dir", str(tmp_path / "two"), *common], folder)
-    alone = [sys.executable, str(ROOT / "recipes/mpo.py"), "--per_device_train_batch_size", "4"]
+    # In each step one process has pairs with images, the other one without.
+    image = load_from_disk(folder / "outputs/tiny/label_preferences/preferences").select(range(6))
+    image = image.select_columns(["id", "prompt", "images", "chosen", "rejected"])
+    pairs = load_from_disk(folder / "outputs/tiny/preferences")["train"]
+    text = pairs.select([i for i, images in enumerate(pairs["images"][:]) if not images][:4])
+    text = concatenate_datasets([text, text]).select(range(6)).select_columns(image.column_names).cast(image.features)
+    order = [0, 1, 6, 7, 8, 9, 2, 3, 10, 11, 4, 5]
+    concatenate_datasets([image, text]).select(order).save_to_disk(tmp_path / "mixed")
+    common += ["--dataset_name", str(tmp_path / "mixed")]
+    two = ["--use_cpu", "true", "--per_device_train_batch_size", "2", *common, "--output_dir"]
+    mpo = str(ROOT / "recipes/mpo.py")
+    run([*launcher("cpu_2_processes", tmp_path), mpo, *two, str(tmp_path / "two")], folder)
+    alone = [sys.executable, mpo, "--per_device_train_batch_size", "4"]
     run([*alone, "--output_dir", str(tmp_path / "one"), *common], folder)
-    settings = yaml.safe_load((ROOT / "accelerate_configs/deepspeed_zero3.yaml").read_text())
-    settings |= {"num_processes": 2, "mixed_precision": "no", "use_cpu": True}
-    (tmp_path / "zero3.yaml").write_text(yaml.safe_dump(settings))
-    launch[launch.index("--config_file") + 1] = str(tmp_path / "zero3.yaml")
-    ahead = ["--precompute_ref_log_probs", "true", "--per_device_train_batch_size", "2"]
-    run([*launch, *ahead, "--output_dir", str(tmp_path / "zero3"), *common], folder)
+    ahead = ["--precompute_ref_log_probs", "true", "--share_prefixes", "false"]
+    run([*launcher("deepspeed_zero3", tmp_path), mpo, *two, str(tmp_path / "zero3"), *ahead], folder)
     kept = [len(path.read_text().splitlines()) for path in (tmp_path / "zero3/ref_log_probs").rglob("*.jsonl")]
-    n_pairs = len(load_from_disk(folder / "outputs/tiny/label_preferences/preferences"))
-    assert sum(kept) == n_pairs and len(kept) == -(-n_pairs // 32)  # shards of 16 batches of 2
+    assert kept == [12]
 
     def history(name, key):
         state = json.loads((tmp_path / name / "checkpoint-3/trainer_state.json").read_text())

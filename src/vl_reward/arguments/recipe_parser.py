@@ -72,13 +72,16 @@ class RecipeParser(TrlParser):
         parsed = super().parse_args_and_config(args, **kwargs)
         check_choices(parsed)
         self.check_read(parsed)
+        for namespace in parsed:  # a shell expands `~`, a YAML does not
+            for key in {*self.inputs, "output_dir"} & vars(namespace).keys():
+                if str(getattr(namespace, key)).startswith("~"):
+                    setattr(namespace, key, str(Path(getattr(namespace, key)).expanduser()))
         values = {key: value for namespace in parsed for key, value in vars(namespace).items()}
         for key in self.inputs:
             # A hub id is `name` or `owner/name`; anything with more parts, or anchored, is a path.
             path = Path(str(values[key] or ""))
-            if (len(path.parts) > 2 or path.is_absolute() or str(values[key]).startswith((".", "~"))) and not (
-                path.expanduser().exists()
-            ):
+            is_path = len(path.parts) > 2 or path.is_absolute() or str(values[key]).startswith(".")
+            if is_path and not path.exists():
                 raise FileNotFoundError(f"`{key}: {path}` does not exist. Make it first: {self.command_for(path)}")
         return parsed
 

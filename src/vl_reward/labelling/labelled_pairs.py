@@ -1,7 +1,7 @@
 """Pairs that rules made of scored samples, on their way to a dataset."""
 
 import json
-import shutil
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +9,11 @@ from datasets import Dataset, Image, List, concatenate_datasets
 
 from ..curation.dataset_card import label_card
 from ..curation.steps.mixture import over_share
+from .label_folder import LabelFolder
 from .pair_rules import Candidate, Pairs, unusable
+
+
+EXAMPLES = 5  # of responses that cannot be read
 
 
 def as_line(rule: str, chosen: Candidate, rejected: Candidate) -> str:
@@ -26,23 +30,54 @@ class LabelledPairs:
 
     Args:
         folder (`str` or `Path`):
-            Where to write.
+            Where to write, see [`LabelFolder`].
+
+    Raises:
+        ValueError: If the folder holds what the result would replace.
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        self.path = self.folder / "pairs.jsonl"
-        self.path.write_text("")
+        self.folder = LabelFolder(folder)
+        self.path = self.folder.partial / "pairs.jsonl"
+        self.begun = False  # a process that does not write makes no files
         self.prompts: list[int] = []  # of each pair: the number of its prompt
         self.rules: list[str] = []
         self.names: list[str] = []
         self.shorter: list[bool] = []  # whether the chosen response is the shorter one
         self.refused: Counter = Counter()
         self.without_pairs: Counter = Counter()
+        self.unreadable: list[dict] = []  # the first few responses
+        self.n_unreadable = 0
 
     def add(self, prompt: int, id: str, candidates: list[Candidate], made: dict[str, Pairs]) -> None:
-        """Add what each rule of `pair_rules` made of a prompt's candidates, and count what was not paired."""
+        """
+        Add what each rule of `pair_rules` made of a prompt's candidates, and count what was not paired.
+
+        Raises:
+            ValueError: With the row's id, for a score that is not finite.
+        """
+        scores = [candidate.score for candidate in candidates]
+        if not all(score is None or math.isfinite(score) for score in scores):
+            raise ValueError(
+                f"row {id}: its scores are {scores}, which compare with nothing. The reward model is broken."
+            )
+        self._begin()
+        with open(self.folder.partial / "scores.jsonl", "a") as file:
+            file.write(json.dumps({"index": prompt, "id": id, "scores": scores}) + "\n")
+        unreadable = [candidate for candidate in candidates if candidate.unreadable]
+        self.n_unreadable += len(unreadable)
+        room = EXAMPLES - len(self.unreadable)
+        self.unreadable += [{"id": id, "answer": one.answer, "response": one.text[-500:]} for one in unreadable[:room]]
         self.refused.update(unusable(candidates))
+        self._add_pairs(prompt, id, made)
+
+    def _begin(self) -> None:
+        if not self.begun:
+            self.folder.begin()
+            self.path.touch()
+            self.begun = True
+
+    def _add_pairs(self, prompt: int, id: str, made: dict[str, Pairs]) -> None:
         reasons = []
         with open(self.path, "a", encoding="utf-8") as file:
             for rule, (pairs, refused) in made.items():
@@ -86,19 +121,22 @@ class LabelledPairs:
         report["prompts_without_pairs"] = dict(self.without_pairs)
         if lost := len(set(self.prompts)) - len(set(prompts)):
             report["prompts_without_pairs"]["over max_chosen_shorter_fraction"] = lost
-        report |= {"refused": {**+self.refused, "over max_chosen_shorter_fraction": len(gone)}, **settings}
-        (self.folder / "labels.json").write_text(json.dumps(report, indent=2))
-        # Those of an earlier rule must not be trained on as if they were these.
-        shutil.rmtree(self.folder / "preferences", ignore_errors=True)
-        (self.folder / "README.md").unlink(missing_ok=True)
+        report |= {"refused": {**+self.refused, "over max_chosen_shorter_fraction": len(gone)}}
+        report |= {"unreadable_answers": {"responses": self.n_unreadable, "examples": self.unreadable}, **settings}
+        self._begin()
+        partial = self.folder.partial
+        (partial / "labels.json").write_text(json.dumps(report, indent=2))
+        if kept:
+            rows = candidates.select(prompts).select_columns(["id", "prompt", "images"])
+            pairs = Dataset.from_json(str(self.path), cache_dir=str(partial / "cache")).select(kept)
+            columns = [rows.cast_column("images", List(Image())), pairs]
+            concatenate_datasets(columns, axis=1).save_to_disk(partial / "preferences")
+            (partial / "README.md").write_text(label_card(report))
+        # Pairs of an earlier rule go, too, where there are none now: they must not be trained on as if they were these.
+        self.folder.finish()
         if not kept:
             raise ValueError(
                 f"No prompt gave a pair: {report['refused']}. Lower `min_score_margin`, or sample more diverse "
                 "responses."
             )
-        rows = candidates.select(prompts).select_columns(["id", "prompt", "images"])
-        pairs = Dataset.from_json(str(self.path), cache_dir=str(self.folder / "cache")).select(kept)
-        columns = [rows.cast_column("images", List(Image())), pairs]
-        concatenate_datasets(columns, axis=1).save_to_disk(self.folder / "preferences")
-        (self.folder / "README.md").write_text(label_card(report))
         return report

@@ -7,6 +7,7 @@ An empty response has no score, and an unfinished one is not what the policy wou
 """
 
 import itertools
+import math
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -30,7 +31,10 @@ class Candidate:
         answer (`str`, *optional*):
             What a verifier read as its answer; `None` where it read none.
         is_correct (`bool`, *optional*):
-            Whether that is the prompt's answer; `None` where the prompt has none.
+            Whether that is the prompt's answer; `None` where the prompt has none, or the response's cannot be read.
+        unreadable (`bool`):
+            Whether the prompt has an answer, and the response gives one in a form that no verifier reads. It is neither
+            correct nor incorrect.
     """
 
     text: str
@@ -38,6 +42,7 @@ class Candidate:
     finished: bool = True
     answer: str | None = None
     is_correct: bool | None = None
+    unreadable: bool = False
 
 
 def usable(candidates: list[Candidate]) -> list[Candidate]:
@@ -87,21 +92,23 @@ def correct_vs_incorrect(candidates: list[Candidate], max_pairs: int, min_score_
     """
     ranked = usable(candidates)
     correct, incorrect = sides(ranked, [candidate for candidate in ranked if candidate.answer is not None])
+    unread = unreadable(ranked)
     if not correct or not incorrect:
-        return [], Counter({"no correct answer" if not correct else "no incorrect answer": 1})
+        return [], Counter({"no correct answer" if not correct else "no incorrect answer": 1}) + unread
     pairs = [(one, two) for one in correct for two in incorrect if one.answer not in two.answer]
     drawn, refused = draw(pairs, max_pairs, seed)
     refused["the correct answer is contained in the incorrect one"] = len(correct) * len(incorrect) - len(pairs)
-    return drawn, refused
+    return drawn, refused + unread
 
 
 def format_pairs(candidates: list[Candidate], max_pairs: int, min_score_margin: float, seed: str) -> Pairs:
     """Correct answers against responses without a readable answer, which InternVL keeps in a file of their own."""
     ranked = usable(candidates)
-    correct, unreadable = sides(ranked, [candidate for candidate in ranked if candidate.answer is None])
-    if not correct or not unreadable:
+    correct, without = sides(ranked, [candidate for candidate in ranked if candidate.answer is None])
+    if not correct or not without:
         return [], Counter({"no correct answer" if not correct else "every response has an answer": 1})
-    return draw(list(itertools.product(correct, unreadable)), max_pairs, seed)
+    drawn, refused = draw(list(itertools.product(correct, without)), max_pairs, seed)
+    return drawn, refused + unreadable(ranked)
 
 
 def best_of_correct(candidates: list[Candidate], max_pairs: int, min_score_margin: float, seed: str) -> Pairs:
@@ -118,6 +125,11 @@ def sides(ranked: list[Candidate], others: list[Candidate]) -> tuple[list[Candid
     return correct, [candidate for candidate in others if candidate.is_correct is False]
 
 
+def unreadable(ranked: list[Candidate]) -> Counter:
+    """How many of `ranked` are on neither side, since their answer cannot be read."""
+    return +Counter({"the answer cannot be read": sum(candidate.unreadable for candidate in ranked)})
+
+
 def draw(pairs: list[tuple[Candidate, Candidate]], max_pairs: int, seed: str) -> Pairs:
     """At most `max_pairs` of `pairs`."""
     drawn = random.Random(seed).sample(pairs, min(max_pairs, len(pairs)))
@@ -131,3 +143,22 @@ RULES = {
     "best_of_correct": best_of_correct,
     "random_pairs": random_pairs,
 }
+
+
+def check_settings(rules: list[str], max_pairs: int, min_score_margin: float, max_fraction: float) -> None:
+    """
+    Raises:
+        ValueError: If `rules` is no list of some of `RULES`, or one of the limits is none.
+    """
+    if not isinstance(rules, list) or not rules:
+        raise ValueError(f"`rules: {rules}` makes no pairs. Give a list of one or more of {', '.join(RULES)}.")
+    if unknown := [str(name) for name in rules if str(name) not in RULES]:
+        raise ValueError(f"`rules: {rules}`: there is no {', '.join(unknown)}. There are {', '.join(RULES)}.")
+    if len(set(rules)) < len(rules):
+        raise ValueError(f"`rules: {rules}` names a rule twice, and it would make its pairs once. Name it once.")
+    if not isinstance(max_pairs, int) or max_pairs < 1:
+        raise ValueError(f"`max_pairs: {max_pairs}` makes no pairs. Give 1 or more.")
+    if not isinstance(min_score_margin, (int, float)) or not 0 <= min_score_margin < math.inf:
+        raise ValueError(f"`min_score_margin: {min_score_margin}` is no difference of scores. Give 0 or more.")
+    if not isinstance(max_fraction, (int, float)) or not 0 <= max_fraction <= 1:
+        raise ValueError(f"`max_chosen_shorter_fraction: {max_fraction}` is no fraction. Give 0 to 1.")

@@ -126,7 +126,7 @@ def export(checkpoint: Path, path: Path) -> None:
     greedy = SamplingParameters(max_new_tokens=24, temperature=0.0, batch_size=128)
     sampler = ResponseSampler(model.float(), processor, greedy)
     responses, _ = sampler([row["question"] for row in rows], [row["images"] for row in rows])
-    accuracy = fmean(exact(samples[0], row["answer"]) for samples, row in zip(responses, rows, strict=True))
+    accuracy = fmean(bool(exact(samples[0], row["answer"])) for samples, row in zip(responses, rows, strict=True))
     result = {"step": int(checkpoint.name.split("-")[-1]), "greedy_accuracy": accuracy, "n": len(rows)}
     (path / "accuracy.json").write_text(json.dumps(result, indent=2) + "\n")
     print(path, result)

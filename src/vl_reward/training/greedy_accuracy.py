@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -10,6 +11,7 @@ from datasets import Dataset, Image, List
 from transformers import PreTrainedModel, ProcessorMixin
 
 from ..arguments.sampling_parameters import SamplingParameters
+from ..data.encoding import named_row
 from ..inference.transformers_sampler import ResponseSampler
 
 
@@ -23,20 +25,27 @@ class GreedyAccuracy:
         prompts (`Dataset`):
             Rows with `prompt`, `images` and `answer`, none of which are trained on.
         is_correct (`Callable`):
-            From a response and the answer to whether it is correct.
+            From a response and the answer to whether it is correct; `None` counts as if it were not.
         parameters ([`SamplingParameters`]):
             How responses are generated, but for the temperature, which is 0.
+
+    Raises:
+        ValueError: If `is_correct` cannot read a prompt's answer, or there is none.
     """
 
     def __init__(
         self,
         processor: ProcessorMixin,
         prompts: Dataset,
-        is_correct: Callable[[str, str], bool],
+        is_correct: Callable[[str, Any], bool | None],
         parameters: SamplingParameters,
     ):
         self.processor, self.is_correct = processor, is_correct
         self.parameters = replace(parameters, temperature=0.0)
+        for number, answer in enumerate(prompts["answer"]):  # now, not at the first evaluation
+            with named_row(f"prompt {number}"):
+                if is_correct("", answer) is None:
+                    raise ValueError(f"its answer is {answer!r}: there is nothing to compare with. Leave it out.")
         self.prompts = prompts.cast_column("images", List(Image(decode=False)))  # the sampler decodes batch by batch
 
     def __call__(self, policy: PreTrainedModel) -> dict[str, float]:
@@ -53,7 +62,7 @@ class GreedyAccuracy:
         sampler = ResponseSampler(policy, self.processor, self.parameters)
         responses, _ = sampler(rows["prompt"][:], rows["images"][:])
         greedy, answers = [row[0] for row in responses[: len(own)]], rows["answer"][: len(own)]
-        correct = sum(map(self.is_correct, greedy, answers))
+        correct = sum(map(bool, map(self.is_correct, greedy, answers)))
         characters = sum(map(len, greedy))
         sums = reduce(torch.tensor([correct, characters], dtype=torch.float32, device=policy.device), "sum")
         accuracy, length = (sums / len(self.prompts)).tolist()
