@@ -23,11 +23,12 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from datasets import Image, List, load_from_disk
+from datasets import Image, List
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
 from trl import ScriptArguments
 
 from vl_reward import RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
+from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.inference.resumable_store import ResumableStore
 
 
@@ -82,7 +83,7 @@ def main(script_args, sampling, model_args):
     ####################
     # Dataset
     ####################
-    candidates = load_from_disk(script_args.dataset_name).cast_column("images", List(Image(decode=False)))
+    candidates = NamedDataset(script_args.dataset_name).split(script_args.dataset_train_split)
     fraction, chosen = script_args.kept_fraction, []
     for texts, reasons in zip(candidates["responses"], candidates["finish_reasons"], strict=True):
         # Edit here: which response is the chosen one.

@@ -21,9 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
-import PIL.Image
 from accelerate import PartialState
-from datasets import load_dataset, load_from_disk
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
 from trl import ScriptArguments
 
@@ -35,6 +33,8 @@ from vl_reward import (
     VisionModelConfig,
     unshare_prefixes,
 )
+from vl_reward.data.images import blank_image
+from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.labelling import verifiers
 
 
@@ -74,21 +74,19 @@ def main(script_args, sampling, model_args):
     ####################
     # Dataset
     ####################
-    if Path(script_args.dataset_name).exists():
-        dataset = load_from_disk(script_args.dataset_name)
-    else:
-        dataset = load_dataset(script_args.dataset_name, script_args.dataset_config)
     # Edit here: map your columns to `id`, `prompt` (a list of messages), `images` (a list) and `answer`.
-    prompts = dataset[script_args.dataset_test_split]
+    dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config)
+    prompts = dataset.split(script_args.dataset_test_split)
     verifiers.check_answers(verify, prompts.select_columns(["id", "answer"]), needed=True)
     questions, images, answers = prompts["prompt"][:], prompts["images"][:], prompts["answer"][:]
-    blank_images = [[PIL.Image.new("RGB", image.size, "white") for image in row] for row in images]
+    blank_images = [[blank_image(image) for image in row] for row in images]
+    names = [f"row {id}" for id in prompts["id"]]
 
     ####################
     # Evaluation
     ####################
-    greedy_responses, _ = greedy(questions, images)
-    blank_responses, _ = greedy(questions, blank_images)
+    greedy_responses, _ = greedy(questions, images, names=names)
+    blank_responses, _ = greedy(questions, blank_images, names=names)
     verdicts = [verify(row[0], a) for row, a in zip(greedy_responses, answers, strict=True)]
     accuracy = fmean(map(bool, verdicts))
     results = {
@@ -107,7 +105,7 @@ def main(script_args, sampling, model_args):
         if not model_args.share_prefixes:
             unshare_prefixes(scorer.model)
         scorer.model.to(device)
-        asked = [{"prompt": prompt, "images": row} for prompt, row in zip(questions, images, strict=True)]
+        asked = list(prompts.select_columns(["id", "prompt", "images"]))
         scores = scorer.score_candidates(
             [row | {"responses": texts} for row, texts in zip(asked, greedy_responses, strict=True)]
         )

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from datasets import Image, List, load_from_disk
 from trl import ScriptArguments
 
 from vl_reward import RecipeParser, RewardModelConfig, RewardScorer, unshare_prefixes
+from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.inference.resumable_store import ResumableStore
 from vl_reward.labelling import pair_rules, verifiers
 from vl_reward.labelling.labelled_pairs import LabelledPairs
@@ -83,14 +83,14 @@ def main(script_args, model_args):
     ####################
     # Dataset
     ####################
-    candidates = load_from_disk(script_args.dataset_name).cast_column("images", List(Image(decode=False)))
+    candidates = NamedDataset(script_args.dataset_name).split(script_args.dataset_train_split)
     verify = verifiers.VERIFIERS[script_args.verifier]
     verifiers.check_answers(verify, candidates.remove_columns(["prompt", "images", "responses"]))
 
     ####################
     # Scoring
     ####################
-    asked = candidates.select_columns(["prompt", "images", "responses"])
+    asked = candidates.select_columns(["id", "prompt", "images", "responses"])
     store = ResumableStore(output_dir / "scores", scorer.fingerprint(), asked)
     for number, rows in store.pending():
         store.write(number, scores=scorer.score_candidates(rows))
@@ -101,7 +101,7 @@ def main(script_args, model_args):
     for number, rows in verdicts.pending():
         verdicts.write(number, **verifiers.read_responses(verify, rows))
     if not state.is_main_process:
-        return
+        return state.destroy_process_group()  # an abort at its end would take the process that saves along
 
     ####################
     # Pairs

@@ -11,6 +11,7 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -171,8 +172,13 @@ def image_size(source: Image.Image | str | Path | bytes | dict) -> tuple[int, in
 
 
 def blank_image(source: Image.Image | str | Path | bytes | dict) -> Image.Image:
-    """A white image of the size of another one, which is not decoded."""
-    return Image.new("RGB", image_size(source), "white")
+    """A white image of the size of another one, which is not decoded. Those of one size are one image."""
+    return white(image_size(source))
+
+
+@lru_cache(maxsize=256)
+def white(size: tuple[int, int]) -> Image.Image:
+    return Image.new("RGB", size, "white")
 
 
 def image_key(source: Image.Image | str | Path | bytes | dict) -> object:
