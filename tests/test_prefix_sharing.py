@@ -20,7 +20,7 @@ from vl_reward import (
     unshare_prefixes,
 )
 from vl_reward.models.qwen2_5_vl import ScoreHead
-from vl_reward.prefix_sharing import share_prefixes as share_prefixes_module
+from vl_reward.prefix_sharing import shared_forward
 from vl_reward.prefix_sharing.packed_images import image_codes, rope_positions, unique_images
 from vl_reward.tiny.digits import compose
 
@@ -341,7 +341,7 @@ def test_other_attention_stays_plain_and_says_why(policy, pairs, caplog, monkeyp
     assert policy.model.language_model.config._attn_implementation == "flash_attention_2"
     # Attention aside, the modules run in the order that sharing has.
     policy.model.language_model.config._attn_implementation = "sdpa"
-    monkeypatch.setattr(share_prefixes_module, "pack", None)
+    monkeypatch.setattr(shared_forward, "pack", None)
     with torch.no_grad():
         logits = policy(**pairs).logits
     assert torch.equal(logits, unshare_prefixes(policy)(**pairs).logits)
