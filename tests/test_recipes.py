@@ -133,6 +133,31 @@ def test_evaluate_reward(folder, stage2):
     )
 
 
+def test_own_pictures_and_a_jsonl_are_trained_on_scored_and_preferred(folder, tmp_path):
+    """A file as a person writes it, image paths relative to it, goes into stage 1, its evaluation, and MPO."""
+    pairs = load_from_disk(folder / "outputs/tiny/preferences")["train"].select(range(12))
+    rows = []
+    for number, pair in enumerate(pairs):
+        names = [f"pictures/{number}_{place}.png" for place in range(len(pair["images"]))]
+        for name, image in zip(names, pair["images"], strict=True):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            image.save(tmp_path / name)
+        sides = {side: pair[side][0]["content"] for side in ("prompt", "chosen", "rejected")}
+        rows.append({"id": f"own {number}", "images": names, **sides})
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = ["--dataset_name", str(tmp_path / "pairs.jsonl"), "--output_dir"]
+    small = ["--max_steps", "2", "--per_device_train_batch_size", "4"]
+    said = run_recipe("reward_stage1", folder, *own, str(tmp_path / "stage1"), *small)
+    assert "pairs.jsonl has no split test: " in said and "Reward model saved" in said
+    model = ["--model_name_or_path", str(tmp_path / "stage1")]
+    run_recipe("evaluate_reward", folder, *model, *own, str(tmp_path / "evaluated"))
+    lines = [json.loads(line) for line in open(tmp_path / "evaluated/scores.jsonl")]
+    assert [line["id"] for line in lines] == [row["id"] for row in rows]
+    with_image = [bool(row["images"]) for row in rows]
+    assert [line["scores"] != line["blank_scores"] for line in lines] == with_image
+    assert "Policy saved" in run_recipe("mpo", folder, *own, str(tmp_path / "mpo"), *small)
+
+
 def test_evaluate_judge(folder):
     run_recipe("evaluate_judge", folder, "--max_rows", "6")
     out = folder / "outputs/tiny/evaluate_judge"
