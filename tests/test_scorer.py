@@ -9,6 +9,7 @@ from vl_reward import (
     Qwen2_5_VLForSequenceClassification,
     RewardScorer,
     share_prefixes,
+    unshare_prefixes,
 )
 from vl_reward.inference import scorer as scorer_module
 
@@ -55,13 +56,17 @@ def test_the_completions_of_a_prompt_are_scored_together_within_the_budget(rewar
     def batch_sizes(max_batch_tokens):
         batches.clear()
         RewardScorer(reward_model, processor, max_batch_tokens)(prompts, completions, images)
-        return batches
+        return list(batches)
 
+    share_prefixes(reward_model)
     # A prompt has about 10 tokens of text and 8 of images, a completion about 12.
     assert batch_sizes(1) == [1] * 6
     assert batch_sizes(60) == [2, 2, 2]
     assert batch_sizes(100) == [4, 2]
     assert batch_sizes(16384) == [6]
+    # Where nothing is shared, a prompt is computed with each of its completions, and counts so.
+    unshare_prefixes(reward_model)
+    assert batch_sizes(100) == [3, 3] and batch_sizes(16384) == [6]
 
 
 def test_strings_and_messages_score_alike(scorer, image_pairs, tmp_path):
