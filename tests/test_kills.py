@@ -3,7 +3,6 @@ What is kept in the resumable store, killed fifty times at random moments on one
 recipes, and log-probabilities of the reference, write the bytes of one clean run.
 """
 
-import json
 import subprocess
 import sys
 
@@ -188,4 +187,4 @@ def test_fifty_kills_give_the_bytes_of_one_clean_run(worlds, name, tmp_path):
     clean = results(tmp_path / "clean")
     assert results(tmp_path / "killed") == clean
     shards = [path for path in clean if path.suffix == ".jsonl" and path.name[:6].isdigit()]
-    assert len(shards) > 2 and json.dumps(len(shards))
+    assert len(shards) > 2
