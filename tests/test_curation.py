@@ -24,9 +24,10 @@ from vl_reward.curation.pair import PAIR_FEATURES, build_pair
 from vl_reward.curation.steps.decontamination import benchmark_row_ids
 from vl_reward.curation.steps.duplicates import contradictions, duplicates
 from vl_reward.curation.steps.filters import low_confidence, outside_limits, ties
-from vl_reward.curation.steps.mixture import group_by_content, over_cap, over_share, split_and_order
+from vl_reward.curation.steps.mixture import over_cap, over_share, split_and_order
 from vl_reward.curation.steps.near_duplicates import hash_pieces, near_duplicates
 from vl_reward.curation.steps.text_similarity import jaccard, shingles, signature, words_key
+from vl_reward.data.content_groups import group_by_content
 from vl_reward.data.encoding import encode_conversations
 from vl_reward.data.image_similarity import hamming_distances, perceptual_hash, pixel_hash, same_picture, thumbnail
 from vl_reward.data.messages import as_messages

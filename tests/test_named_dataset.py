@@ -95,11 +95,29 @@ def test_saved_sets_with_and_without_splits(image_pairs, text_pairs, tmp_path):
 
 def test_no_image_is_held_out_and_trained_on(tmp_path):
     rows = [{"prompt": "q", "chosen": "a", "rejected": f"b{i}", "images": [f"{i // 4}.png"]} for i in range(2000)]
+    n_test = []
+    for second in (lambda i: [], lambda i: [f"second_{i // 16}.png"]):  # rows are bound together by another image, too
+        changed = [row | {"images": row["images"] + second(i)} for i, row in enumerate(rows)]
+        (tmp_path / "pairs.jsonl").write_text(lines(changed))
+        train, test = NamedDataset(str(tmp_path / "pairs.jsonl")).train_and_test("train", "test")
+        shown = [{image["path"] for images in split["images"] for image in images} for split in (train, test)]
+        assert not shown[0] & shown[1] and 1 <= len(test) <= 40 and len(train) + len(test) == 2000
+        n_test.append(len(test))
+    assert n_test[0] == 40 and train.features["prompt"].feature["role"] == Value("string")
+
+
+def test_conversations_without_a_prompt_are_held_out_by_what_they_ask(tmp_path):
+    def turns(number, answer):
+        return [{"role": "user", "content": f"q{number // 2}"}, {"role": "assistant", "content": answer}]
+
+    rows = [{"chosen": turns(i, "a"), "rejected": turns(i, f"b{i}")} for i in range(20)]
     (tmp_path / "pairs.jsonl").write_text(lines(rows))
     train, test = NamedDataset(str(tmp_path / "pairs.jsonl")).train_and_test("train", "test")
-    shown = [{images[0]["path"] for images in split["images"]} for split in (train, test)]
-    assert not shown[0] & shown[1] and 10 <= len(test) <= 80 and len(train) + len(test) == 2000
-    assert train.features["prompt"].feature["role"] == Value("string")
+    asked = [{row[0]["content"][0]["text"] for row in split["chosen"]} for split in (train, test)]
+    assert (len(train), len(test)) == (18, 2) and not asked[0] & asked[1]
+    (tmp_path / "pairs.jsonl").write_text(lines(rows[:2]))
+    with pytest.raises(ValueError, match="its 2 rows all share an image or a prompt, so none can be held out"):
+        NamedDataset(str(tmp_path / "pairs.jsonl")).train_and_test("train", "test")
 
 
 def test_a_bad_row_is_named(tmp_path):
@@ -113,3 +131,11 @@ def test_a_bad_row_is_named(tmp_path):
     path.write_text(lines([{"prompt": "q", "chosen": "a", "rejected": "b", "images": "a.png"}]))
     with pytest.raises(ValueError, match="row 0: `images` is a.png, and a list is needed"):
         NamedDataset(str(path))
+    path.write_text(lines([{"id": None, "prompt": "q", "chosen": "a", "rejected": "b"}]))
+    assert NamedDataset(str(path)).split("train")["id"][:] == ["0"]
+    for text, message in (("[1, 2]", "row 0 is not an object"), ("[{", "line 1 is not JSON"), ("5", "row 0 is not an")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"pairs.jsonl, {message}"):
+            NamedDataset(str(path))
+    with pytest.raises(FileNotFoundError, match="`dataset_name: .*none.jsonl` does not exist"):
+        NamedDataset(str(tmp_path / "none.jsonl"))

@@ -14,6 +14,7 @@ from trl import RewardConfig
 
 from vl_reward import Qwen2_5_VLForSequenceClassification, VisionRewardTrainer
 from vl_reward.tiny.preferences import PREFERENCE_FEATURES, as_png
+from vl_reward.training.complete_checkpoint import newest_complete
 
 
 # Imports once. Each attempt is forked, and killed a little later; saving is slowed down, so that many kills meet it.
@@ -111,10 +112,18 @@ def test_a_checkpoint_without_its_marker_or_with_a_torn_file_does_not_count(make
     torn.write_bytes(torn.read_bytes()[:-1])
     trainer = make_trainer(max_steps=6)
     trainer.train(resume_from_checkpoint="true")
-    assert names(out) == ["broken-checkpoint-4", "broken-checkpoint-5", "checkpoint-5", "checkpoint-6"]
+    assert names(out) == ["broken-1-checkpoint-4", "broken-1-checkpoint-5", "checkpoint-5", "checkpoint-6"]
     assert "such as optimizer.pt. It is moved aside" in caplog.text and "checkpoint-3" in caplog.text
     with pytest.raises(ValueError, match="has no complete.json: it was being written when the run was stopped"):
-        make_trainer().train(resume_from_checkpoint=str(out / "broken-checkpoint-5"))
+        make_trainer().train(resume_from_checkpoint=str(out / "broken-1-checkpoint-5"))
+
+
+def test_checkpoints_of_one_step_are_moved_aside_as_often_as_they_are_broken(tmp_path):
+    for _ in range(2):
+        (tmp_path / "checkpoint-2").mkdir()
+        (tmp_path / "checkpoint-2/model.safetensors").write_bytes(b"half")
+        assert newest_complete(str(tmp_path), move_aside=True) is None
+    assert names(tmp_path) == ["broken-1-checkpoint-2", "broken-2-checkpoint-2"]
 
 
 def test_without_a_checkpoint_training_begins_and_says_so(make_trainer, caplog):
@@ -150,4 +159,4 @@ def test_a_disk_that_fills_up_while_saving_keeps_the_checkpoint_before(make_trai
     assert names(tmp_path / "out") == ["checkpoint-2", "checkpoint-3"]
     resumed = make_trainer(save_total_limit=1)
     resumed.train(resume_from_checkpoint="true")
-    assert resumed.state.global_step == 4 and names(tmp_path / "out") == ["broken-checkpoint-3", "checkpoint-4"]
+    assert resumed.state.global_step == 4 and names(tmp_path / "out") == ["broken-1-checkpoint-3", "checkpoint-4"]

@@ -5,6 +5,7 @@ from collections import Counter
 from datasets import Dataset, DatasetDict, DatasetInfo, Features, Image, List, Value, concatenate_datasets
 
 from ..benchmarks.contamination import RowContent
+from ..data.content_groups import group_by_content
 from ..data.messages import text_of
 from ..data.text_keys import text_key
 from .audit import CurationAudit
@@ -14,7 +15,7 @@ from .source import PreferenceSource
 from .steps.decontamination import BenchmarkContent, benchmark_row_ids
 from .steps.duplicates import contradictions, duplicates
 from .steps.filters import low_confidence, outside_limits, ties
-from .steps.mixture import group_by_content, over_cap, over_share, split_and_order
+from .steps.mixture import over_cap, over_share, split_and_order
 from .steps.near_duplicates import near_duplicates
 from .steps.same_pictures import SamePictures
 from .steps.text_similarity import shingles

@@ -1,14 +1,16 @@
 """The dataset that a recipe's `dataset_name` names, wherever and in whatever form it is."""
 
 import hashlib
-import json
 import logging
+from collections import defaultdict
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_dataset, load_from_disk
 
+from .content_groups import group_by_content
 from .encoding import named_row
 from .images import as_image_list
+from .json_rows import parse_json_rows
 from .messages import as_parts, read_messages, text_of
 from .placeholders import place_images
 
@@ -17,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 ROLE_OF = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
 SUFFIXES = (".jsonl", ".json", ".parquet")
-HELD_OUT = 0.02  # of the contents, where a set has no test split; our choice
+HELD_OUT = 0.02  # of the rows, where a set has no test split; our choice
 
 
 class NamedDataset:
@@ -52,7 +54,10 @@ class NamedDataset:
         elif path.suffix == ".parquet" and path.exists():
             self.splits = Dataset.from_parquet(str(path))
         elif path.suffix in SUFFIXES:
-            self.splits = Dataset.from_list([self.read(path, *row) for row in enumerate(json_rows(path))])
+            if not path.exists():
+                raise FileNotFoundError(f"`dataset_name: {name}` does not exist.")
+            text = path.read_text(encoding="utf-8-sig")
+            self.splits = Dataset.from_list([self.read(path, *row) for row in enumerate(parse_json_rows(text, name))])
         else:
             self.splits = load_dataset(name, config)
         if isinstance(self.splits, Dataset):
@@ -61,10 +66,11 @@ class NamedDataset:
 
     def read(self, path: Path, number: int, row: dict) -> dict:
         """A row whose messages all have the same form, as Arrow needs, with its images as a list."""
-        with named_row(f"{path}, row {row.get('id', number)}"):
+        with named_row(f"{path}, row {number if row.get('id') is None else row['id']}"):
             image, images = row.get("image"), row.get("images")
             images = [image] if images is None and image is not None else as_image_list(images)
-            read = {"id": str(number), **row, "images": [located(image, path.parent) for image in images]}
+            name = str(number if row.get("id") is None else row["id"])
+            read = {**row, "id": name, "images": [located(image, path.parent) for image in images]}
             read.pop("image", None)
             asked_by = ("prompt",) if row.get("prompt") is not None else ("chosen", "rejected")  # whole conversations
             for column, role in ROLE_OF.items():
@@ -92,47 +98,47 @@ class NamedDataset:
     def train_and_test(self, train: str, test: str) -> tuple[Dataset, Dataset]:
         """
         Both splits. Where there is no test split, a share of the training rows, drawn by their images or, without
-        images, by their prompt, so that no image is in both.
+        images, by their prompt: rows that have one in common, directly or through others, stay together.
+
+        Raises:
+            ValueError: If all rows have an image or a prompt in common, so that none can be held out.
         """
         if test in self.splits:
             return self.split(train), self.split(test)
         rows = self.split(train)
-        held_out = [drawn(row) < HELD_OUT for row in rows.select_columns(["prompt", "chosen", "images"])]
-        held_out = held_out if any(held_out) else [i == 0 for i in range(len(rows))]
-        logger.warning(f"{self.name} has no split {test}: {sum(held_out):,} of {len(rows):,} rows are held out for it.")
-        return tuple(rows.select([i for i, held in enumerate(held_out) if held == wanted]) for wanted in (False, True))
+        shown = rows.select_columns([name for name in ("prompt", "chosen", "images") if name in rows.column_names])
+        held_out = draw_groups([contents_of(row) for row in shown])
+        if not 0 < len(held_out) < len(rows):
+            raise ValueError(
+                f"`dataset_name: {self.name}` has no split {test}, and its {len(rows)} rows all share an image or a "
+                "prompt, so none can be held out. Give it a test split."
+            )
+        logger.warning(f"{self.name} has no split {test}: {len(held_out):,} of {len(rows):,} rows are held out for it.")
+        return rows.select([i for i in range(len(rows)) if i not in held_out]), rows.select(sorted(held_out))
 
 
-def drawn(row: dict) -> float:
-    """A number in 0 to 1 that looks random and depends on what a row shows, or asks, alone."""
-    digest = hashlib.sha256()
-    for image in row["images"] or []:
-        digest.update(image["bytes"] if image["bytes"] is not None else image["path"].encode())
-    if not row["images"]:
-        digest.update(text_of(row["prompt"] or row["chosen"][:1]).encode())
-    return int.from_bytes(digest.digest()[:8], "big") / 2**64
+def contents_of(row: dict) -> set[str]:
+    """Hashes of a row's images, or of its prompt where it has none."""
+    if row["images"]:
+        sources = [image["bytes"] if image["bytes"] is not None else image["path"].encode() for image in row["images"]]
+    else:
+        asked = row["prompt"] if row.get("prompt") is not None else row["chosen"][:1]
+        sources = [text_of(asked).encode()]
+    return {hashlib.sha256(source).hexdigest() for source in sources}
 
 
-def json_rows(path: Path) -> list[dict]:
-    """
-    The objects of a JSON list, or of JSON lines.
-
-    Raises:
-        ValueError: For a line that is no object, by its number.
-    """
-    text = path.read_text(encoding="utf-8-sig")
-    if text.lstrip().startswith("["):
-        return json.loads(text)
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):  # `splitlines` would cut at U+2028 inside a text, too
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number} is not JSON ({error}).") from error
-            if not isinstance(rows[-1], dict):
-                raise ValueError(f"{path}, line {number} is not an object with named columns.")
-    return rows
+def draw_groups(contents: list[set[str]]) -> set[int]:
+    """Rows of groups that share contents, drawn by what they show alone: [`HELD_OUT`] of all rows, or one group."""
+    groups, names = defaultdict(list), {}
+    for i, group in enumerate(group_by_content(contents)):
+        groups[group].append(i)
+        names[group] = min(names.get(group, "g"), *contents[i])
+    order = sorted(groups, key=names.__getitem__)
+    drawn: set[int] = set()
+    for group in order:
+        if len(drawn) + len(groups[group]) <= HELD_OUT * len(contents):
+            drawn.update(groups[group])
+    return drawn or set(groups[min(order, key=lambda group: len(groups[group]))])
 
 
 def undecoded(rows: Dataset, folder: Path) -> Dataset:

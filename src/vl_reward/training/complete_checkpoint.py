@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import logging
 import os
@@ -56,14 +57,15 @@ def what_is_wrong(folder: Path) -> str | None:
 
 
 def newest_complete(output_dir: str, move_aside: bool) -> str | None:
-    """The newest whole checkpoint. With `move_aside`, newer ones become `broken-checkpoint-...`."""
+    """The newest whole checkpoint. With `move_aside`, newer ones become `broken-1-checkpoint-...`."""
     for path in reversed(sort_checkpoints(output_dir) if Path(output_dir).is_dir() else []):
         reason = what_is_wrong(Path(path))
         if reason is None:
             return path
         logger.warning(f"{path} is not resumed from: {reason}. It is moved aside.")
         if move_aside:
-            os.rename(path, Path(path).with_name(f"broken-{Path(path).name}"))
+            names = (Path(path).with_name(f"broken-{number}-{Path(path).name}") for number in itertools.count(1))
+            os.rename(path, next(name for name in names if not name.exists()))
     return None
 
 
