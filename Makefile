@@ -4,7 +4,7 @@ SEED ?= 0
 OUT ?= outputs/tiny
 BIN := .venv/bin
 
-.PHONY: demo study test quality
+.PHONY: demo study test test-distributed quality
 
 demo: .venv/installed
 	$(BIN)/python -m vl_reward.tiny.demo --seed $(SEED) --output_dir $(OUT)
@@ -19,6 +19,10 @@ study: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest tests
+
+# Half an hour: each recipe on two processes under DDP, ZeRO-2, ZeRO-3 and FSDP2, against one.
+test-distributed: .venv/installed
+	$(BIN)/python bench/distributed.py --output_dir docs/distributed
 
 quality: .venv/installed
 	$(BIN)/ruff check .

@@ -1,16 +1,14 @@
 """Every recipe, copied with its tiny YAML into an empty folder and run there, each on what the one before wrote."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from datasets import DatasetDict, concatenate_datasets, load_from_disk
+from launches import ENVIRONMENT, ROOT, launcher
 from peft import PeftModel
 from safetensors.torch import load_file
 from test_server_sampler import serve
@@ -18,11 +16,6 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from vl_reward import Qwen2_5_VLForSequenceClassification, RewardScorer
 from vl_reward.labelling.verifiers import exact
-
-
-ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT / "src")}
-ENVIRONMENT["MKL_CBWR"] = "AUTO"  # else the alignment of memory decides the last bit of a matrix product
 
 
 def run(command, folder, fails=False, **environment):
@@ -263,25 +256,6 @@ def test_missing_predecessor_is_named(tmp_path, recipe, missing):
     assert f"Make it first: {missing}" in output
 
 
-def launcher(config, folder):
-    """
-    `accelerate launch` with two processes on the CPU. ZeRO-3 keeps parameters of less than 100,000 elements whole by
-    default, nearly all of the tiny model's. With a threshold of 0 they are sharded as those of 7B are.
-    """
-    settings = yaml.safe_load((ROOT / f"accelerate_configs/{config}.yaml").read_text())
-    settings |= {"num_processes": 2, "mixed_precision": "no", "use_cpu": True}
-    if config == "deepspeed_zero3":
-        zero = {"stage": 3, "stage3_param_persistence_threshold": 0, "stage3_gather_16bit_weights_on_model_save": True}
-        auto = dict.fromkeys(
-            ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"), "auto"
-        )
-        (folder / "zero3.json").write_text(json.dumps({**auto, "zero_optimization": zero}))
-        del settings["mixed_precision"]  # accelerate wants all of it in the file
-        settings["deepspeed_config"] = {"deepspeed_config_file": str(folder / "zero3.json"), "zero3_init_flag": True}
-    (folder / f"{config}.yaml").write_text(yaml.safe_dump(settings))
-    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / f"{config}.yaml")]
-
-
 def lengthen(row):
     """Two responses of 350 words, which have next to nothing in common."""
     for number, side in enumerate(("chosen", "rejected")):
@@ -290,7 +264,7 @@ def lengthen(row):
     return row
 
 
-@pytest.mark.parametrize("config", ["deepspeed_zero2", "deepspeed_zero3", "cpu_2_processes"])
+@pytest.mark.parametrize("config", ["deepspeed_zero2", "deepspeed_zero3", "cpu_2_processes", "fsdp2"])
 def test_stage2_on_2_processes(folder, stage1, config, tmp_path):
     """Mixed batches: one process has an image and a prompt to share, the other text without either."""
     for name in ("reward_stage2.py", "configs/tiny/reward_stage2.yaml"):
@@ -362,8 +336,8 @@ def test_all_engines_give_the_same_greedy_samples(folder, tmp_path):
     assert candidates["vllm"] == candidates["server"] == candidates["transformers"]
 
 
-@pytest.mark.parametrize("config", ["deepspeed_zero2", "deepspeed_zero3"])
-def test_lora_under_deepspeed_leaves_a_plain_model_and_the_adapter(folder, config, tmp_path):
+@pytest.mark.parametrize("config", ["deepspeed_zero2", "deepspeed_zero3", "fsdp2"])
+def test_lora_on_2_processes_leaves_a_plain_model_and_the_adapter(folder, config, tmp_path):
     """What is loaded without PEFT scores as the base with the adapter does, and was trained."""
     command = [
         *launcher(config, tmp_path),
@@ -391,7 +365,8 @@ def test_lora_under_deepspeed_leaves_a_plain_model_and_the_adapter(folder, confi
     assert merged(*asked) == pytest.approx(expected, abs=1e-5)
 
 
-def test_grpo_under_zero3_on_prompts_with_and_without_images(folder, stage2, tmp_path):
+@pytest.mark.parametrize("config", ["deepspeed_zero3", "fsdp2"])
+def test_sharded_grpo_on_prompts_with_and_without_images(folder, stage2, config, tmp_path):
     """In each step one process samples from an image, the other from text. The reward model is whole on both."""
     image = load_from_disk(folder / "outputs/tiny/prompts")["train"].select(range(3)).remove_columns("answer")
     pairs = load_from_disk(folder / "outputs/tiny/preferences")["train"]
@@ -399,7 +374,7 @@ def test_grpo_under_zero3_on_prompts_with_and_without_images(folder, stage2, tmp
     text = text.select_columns(image.column_names).cast(image.features)
     mixed = concatenate_datasets([image, text]).select([0, 3, 4, 1, 2, 5])
     DatasetDict({"train": mixed}).save_to_disk(tmp_path / "mixed")
-    command = [*launcher("deepspeed_zero3", tmp_path), str(ROOT / "recipes/grpo.py"), "--use_cpu", "true"]
+    command = [*launcher(config, tmp_path), str(ROOT / "recipes/grpo.py"), "--use_cpu", "true"]
     command += ["--dataset_name", str(tmp_path / "mixed"), "--output_dir", str(tmp_path / "out"), "--max_steps", "3"]
     command += ["--per_device_train_batch_size", "8", "--shuffle_dataset", "false", "--logging_steps", "1"]
     said = run([*command, "--save_strategy", "steps", "--save_steps", "3"], folder)
@@ -445,8 +420,8 @@ def test_variants_of_lora_leave_a_plain_model(folder, labels, recipe, flags, tmp
 
 def test_mpo_on_2_processes(folder, labels, tmp_path):
     """
-    Two processes with a batch of 2 each give the losses, the reward shift and the accuracy of one with a batch of 4;
-    and so do two under ZeRO-3 whose reference was computed ahead.
+    Two processes with a batch of 2 each give the losses, the reward shift, the gradients and the accuracy of one with a
+    batch of 4; and so do two under ZeRO-3 whose reference was computed ahead, and two under FSDP2.
     """
     prompts = load_from_disk(folder / "outputs/tiny/prompts")["test"]
     uneven = prompts.select([i % len(prompts) for i in range(129)])  # 64 at a time: two batches, and one
@@ -471,6 +446,7 @@ def test_mpo_on_2_processes(folder, labels, tmp_path):
     run([*alone, "--output_dir", str(tmp_path / "one"), *common], folder)
     ahead = ["--precompute_ref_log_probs", "true", "--share_prefixes", "false"]
     run([*launcher("deepspeed_zero3", tmp_path), mpo, *two, str(tmp_path / "zero3"), *ahead], folder)
+    run([*launcher("fsdp2", tmp_path), mpo, *two, str(tmp_path / "fsdp2")], folder)
     kept = [len(path.read_text().splitlines()) for path in (tmp_path / "zero3/ref_log_probs").rglob("*.jsonl")]
     assert kept == [12]
 
@@ -478,14 +454,12 @@ def test_mpo_on_2_processes(folder, labels, tmp_path):
         state = json.loads((tmp_path / name / "checkpoint-3/trainer_state.json").read_text())
         return [entry[key] for entry in state["log_history"] if key in entry]
 
-    accuracies = [history(name, "eval_greedy_accuracy") for name in ("one", "two", "zero3")]
-    assert accuracies[0] == accuracies[1] == accuracies[2] and 0 < accuracies[0][0] < 1
+    names = ("one", "two", "zero3", "fsdp2")
+    accuracies = [history(name, "eval_greedy_accuracy") for name in names]
+    assert accuracies == accuracies[:1] * 4 and 0 < accuracies[0][0] < 1
     # A process averages the loss of its own rows; what is logged is gathered, so it is that of all four.
-    for key in ("sft_loss", "rewards/margins", "reward_shift"):
-        one, two, zero3 = (history(name, key) for name in ("one", "two", "zero3"))
-        assert two == pytest.approx(one, abs=2e-4) and zero3 == pytest.approx(one, abs=2e-4), key
-    totals = [
-        json.loads((tmp_path / name / "checkpoint-3/reward_shift.json").read_text())["total"]
-        for name in ("one", "two", "zero3")
-    ]
-    assert totals[1:] == pytest.approx([totals[0]] * 2, abs=2e-4) and totals[0] != 0
+    for key in ("sft_loss", "rewards/margins", "reward_shift", "grad_norm"):
+        one, *others = (history(name, key) for name in names)
+        assert others == [pytest.approx(one, abs=2e-4)] * 3, key
+    totals = [json.loads((tmp_path / name / "checkpoint-3/reward_shift.json").read_text())["total"] for name in names]
+    assert totals[1:] == pytest.approx([totals[0]] * 3, abs=2e-4) and totals[0] != 0

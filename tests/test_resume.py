@@ -17,23 +17,32 @@ from vl_reward.tiny.preferences import PREFERENCE_FEATURES, as_png
 from vl_reward.training.complete_checkpoint import newest_complete
 
 
-# Imports once. Each attempt is forked, and killed a little later. Steps and saving take 4 seconds at least, an attempt
-# has 1.2: three kills or more meet work half done on any machine.
-KILLS = """
-import os, random, signal, sys, time
+# Imports once. A training is forked from it, on one process or two.
+TRAIN = """
+import json, os, random, signal, socket, sys, time
 from datasets import load_from_disk
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, TrainerCallback, set_seed
 from trl import DPOConfig, RewardConfig
 from vl_reward import MPOTrainer, Qwen2_5_VLForSequenceClassification, VisionRewardTrainer
 
-kind, model, data, out = sys.argv[1:]
-settings = {"max_steps": 16, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2, "bf16": False}
-settings |= {"per_device_train_batch_size": 4, "use_cpu": True, "report_to": "none", "gradient_checkpointing": False}
+kind, processes, model, data, out = sys.argv[1:]
+settings = {"max_steps": 40, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2, "bf16": False}
+settings |= {"per_device_train_batch_size": 2, "use_cpu": True, "report_to": "none", "gradient_checkpointing": False}
 settings |= {"learning_rate": 1e-3, "logging_steps": 1, "disable_tqdm": True, "seed": 3}
 
 
 class Slowly(TrainerCallback):
-    def on_step_end(self, *args, **kwargs):
+    def note(self, event, step):
+        with open(out + "/steps", "a") as file:
+            print(event, step, file=file)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if args.process_index == 0:
+            self.note("from", state.global_step)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if args.process_index == 0:
+            self.note("after", state.global_step)
         time.sleep(0.15)
 
 
@@ -54,22 +63,79 @@ def train(folder, slowly=False):
         trainer._save_optimizer_and_scheduler = lambda folder: time.sleep(0.2) or save(folder)
     trainer.train(resume_from_checkpoint="true")
     trainer.save_model(folder + "/final")
+    trainer.accelerator.wait_for_everyone()
 
 
+def fork(*arguments, **settings):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    children = []
+    for rank in map(str, range(int(processes))):
+        if (child := os.fork()) == 0:
+            if processes != "1":
+                os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": processes}
+                os.environ |= {"WORLD_SIZE": processes, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+            train(*arguments, **settings)
+            os._exit(0)
+        children.append(child)
+    return children
+
+
+def status(children):
+    return [os.waitpid(child, 0)[1] for child in children]
+"""
+
+# Each attempt is killed a little later. Steps and saving take 10 seconds at least, an attempt has 1: ten kills or more
+# meet work half done on any machine.
+KILLS = """
 rng, killed = random.Random(0), 0
-for attempt in range(40):
-    if (child := os.fork()) == 0:
-        train(out + "/killed", slowly=True)
-        os._exit(0)
-    time.sleep(rng.uniform(0.4, 1.2))
-    os.kill(child, signal.SIGKILL)
-    killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+for attempt in range(12):
+    children = fork(out + "/killed", slowly=True)
+    time.sleep(rng.uniform(0.3, 1.0) + 0.3 * (processes == "2"))  # two have to find each other first
+    rng.shuffle(children)
+    for child in children:  # the second one dies as a launcher kills it, a little later
+        os.kill(child, signal.SIGKILL)
+        time.sleep(0.02)
+    killed += any(map(os.WIFSIGNALED, status(children)))
     if os.path.exists(out + "/killed/final"):
         break
 print("killed", killed)
-train(out + "/killed")
-train(out + "/clean")
+for name in ("killed", "clean"):
+    assert status(fork(f"{out}/{name}", slowly=name == "killed")) == [0] * int(processes)
 """
+
+# One process of a training is asked to stop after its third step or a little later.
+STOPS = """
+children = fork(out + "/killed", slowly=True)
+while not os.path.exists(out + "/steps") or "after 3" not in open(out + "/steps").read():
+    time.sleep(0.01)
+os.kill(children[-1], signal.SIGTERM)
+print("stopped with", *map(os.waitstatus_to_exitcode, status(children)))
+for name in ("killed", "clean"):
+    assert status(fork(f"{out}/{name}", slowly=name == "killed")) == [0] * int(processes)
+"""
+
+
+def run(script, *arguments):
+    process = subprocess.run(
+        [sys.executable, "-c", TRAIN + script, *map(str, arguments)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert process.returncode == 0, process.stdout[-1000:] + process.stderr[-3000:]
+    return process
+
+
+def check_equal_in_the_end(folder):
+    killed, clean = (load_file(folder / name / "final/model.safetensors") for name in ("killed", "clean"))
+    assert killed.keys() == clean.keys() and all(killed[name].equal(clean[name]) for name in clean)
+
+
+def starts_and_steps(folder):
+    return [(event, int(step)) for event, step in map(str.split, (folder / "steps").read_text().splitlines())]
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +145,31 @@ def data(image_pairs, text_pairs, tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
 @pytest.mark.parametrize("kind", ["reward", "mpo"])
 def test_a_training_killed_at_random_moments_ends_with_the_weights_of_one_that_was_not(
-    kind, policy_path, data, tmp_path
+    kind, processes, policy_path, data, tmp_path
 ):
-    command = [sys.executable, "-c", KILLS, kind, str(policy_path), str(data), str(tmp_path)]
-    process = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
-    assert process.returncode == 0, process.stdout[-1000:] + process.stderr[-3000:]
-    assert int(process.stdout.split("killed ")[1].split()[0]) >= 3
-    killed, clean = (load_file(tmp_path / name / "final/model.safetensors") for name in ("killed", "clean"))
-    assert killed.keys() == clean.keys() and all(killed[name].equal(clean[name]) for name in clean)
+    process = run(KILLS, kind, processes, policy_path, data, tmp_path)
+    assert int(process.stdout.split("killed ")[1].split()[0]) >= 10
+    check_equal_in_the_end(tmp_path)
     assert len(list((tmp_path / "killed").glob("checkpoint-*"))) == 2
+    reached = 0
+    for event, step in starts_and_steps(tmp_path):
+        assert event == "after" or reached - step <= 2, "more than `save_steps` of work was lost"
+        reached = step
+    assert reached == 40
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_sigterm_to_one_process_saves_and_ends_all(processes, policy_path, data, tmp_path):
+    process = run(STOPS, "reward", processes, policy_path, data, tmp_path)
+    assert "stopped with " + " ".join(["143"] * int(processes)) + "\n" in process.stdout
+    assert "training ended after step" in process.stderr and "--resume_from_checkpoint true" in process.stderr
+    (_, start), *_ = [entry for entry in starts_and_steps(tmp_path) if entry[0] == "from"][1:]
+    steps = [step for _, step in starts_and_steps(tmp_path)]
+    assert 3 <= start < 40 and steps.count(start) == 2 and steps.count(start + 1) == 1, "a step was lost"
+    check_equal_in_the_end(tmp_path)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from peft import PeftModel
 from trl import GRPOConfig, GRPOTrainer
 
 from .guards import TrainerGuards
+from .trl_corrections import gathered
 
 
 class VisionGRPOTrainer(TrainerGuards, GRPOTrainer):
@@ -29,3 +30,7 @@ class VisionGRPOTrainer(TrainerGuards, GRPOTrainer):
         if not isinstance(self.model, PeftModel):
             # Trainer cannot resume from the hub's layout, see `Qwen2_5_VLForSequenceClassification.save_pretrained`.
             self.model.save_pretrained = functools.partial(self.model.save_pretrained, save_original_format=False)
+
+    def _generate_single_turn(self, *args, **kwargs):
+        with gathered(self.model):
+            return super()._generate_single_turn(*args, **kwargs)

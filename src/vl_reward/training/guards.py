@@ -2,14 +2,18 @@
 
 import logging
 import math
+import os
 from pathlib import Path
 from statistics import fmean
 
 import torch
+from peft import PeftModel
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from .complete_checkpoint import check_resumable, mark_complete, newest_complete, settings_of
+from .stop_signal import StopSignal
+from .trl_corrections import restore_dtype, unshard_head
 
 
 logger = logging.getLogger(__name__)
@@ -17,6 +21,20 @@ logger = logging.getLogger(__name__)
 
 class TrainerGuards(Trainer):
     """Stops a run that would otherwise go on from wrong weights or with a broken loss."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        started = int(os.environ.get("WORLD_SIZE", 1))
+        if started != self.args.world_size:
+            raise ValueError(
+                f"{started} processes were started, and each would train alone and write over the others' files. "
+                "Without a GPU, add `use_cpu: true` (`--use_cpu true`)."
+            )
+        if isinstance(self.model, PeftModel):
+            restore_dtype(self.model)
+        self.model.register_forward_pre_hook(unshard_head)
+        self.stop_signal = StopSignal()
+        self.add_callback(self.stop_signal)
 
     def _issue_warnings_after_load(self, load_result):
         # Trainer logs a warning and goes on from the weights the run started with (huggingface/transformers#43701).
@@ -42,7 +60,16 @@ class TrainerGuards(Trainer):
         self.resume_settings = settings_of(self)
         if resume_from_checkpoint is not None:
             check_resumable(resume_from_checkpoint, self.resume_settings)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if self.stop_signal.stopped:
+            logger.warning(
+                f"SIGTERM: training ended after step {self.state.global_step} of {self.state.max_steps}, with a "
+                f"checkpoint in {self.args.output_dir}. Go on with `--resume_from_checkpoint true`."
+            )
+            self.accelerator.wait_for_everyone()
+            self.accelerator.end_training()
+            raise SystemExit(StopSignal.EXIT_CODE)
+        return output
 
     def _save_checkpoint(self, model, trial):
         # An older checkpoint goes once this one is whole.

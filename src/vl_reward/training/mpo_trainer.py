@@ -17,6 +17,7 @@ from ..inference.fingerprints import model_fingerprint
 from .guards import TrainerGuards, check_finite, check_reference_is_policy
 from .reference_log_probs import ReferenceLogProbs
 from .reward_shift import RewardShift
+from .trl_corrections import gathered
 
 
 def without_ids(batch: dict) -> dict:
@@ -201,7 +202,8 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
     def evaluate(self, *args, metric_key_prefix: str = "eval", **kwargs):
         if self.evaluate_policy is None:
             return super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as policy:
+        model = self.model_wrapped
+        with gathered(model), unwrap_model_for_generation(model, self.accelerator) as policy:
             measures = self.evaluate_policy(policy)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in measures.items()}
         self.log(metrics)

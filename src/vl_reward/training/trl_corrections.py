@@ -1,0 +1,66 @@
+"""Where TRL 1.16 trains something else than it should, without a word. To be looked at again with each new version."""
+
+from contextlib import contextmanager
+
+import torch
+from peft import PeftModel
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from transformers import PreTrainedModel
+
+
+@torch.no_grad()
+def restore_dtype(model: PeftModel) -> None:
+    """
+    Give what is trained on a quantized model the dtype that the model was loaded in, and modules that are trained in
+    full (`modules_to_save`: head, projector) the values that they were loaded with.
+
+    TRL turns all of it into bfloat16, as the QLoRA paper does with LoRA's matrices. A module in full would lose the
+    updates that are too small for bfloat16, it no longer fits its inputs in a float32 model, and ZeRO-3 wants one
+    dtype.
+    """
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            loaded = dict(module.original_module.named_parameters())
+            for copy in module.modules_to_save.values():
+                for name, parameter in copy.named_parameters():
+                    if parameter.dtype != loaded[name].dtype:
+                        parameter.data = loaded[name].detach().clone()
+    dtype = model.get_base_model().get_input_embeddings().weight.dtype
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype == torch.bfloat16 != dtype:
+            parameter.data = parameter.data.to(dtype)
+
+
+def unshard_head(model: PreTrainedModel, *args) -> None:
+    """
+    Gather the language-model head before a forward pass, as a hook on the model, under FSDP2 and where it is trained.
+
+    TRL computes log-probabilities from `lm_head.weight` without calling the head, so FSDP2 does not gather it, and TRL
+    does so by `full_tensor()`. The gradient of that is each process's own: the head's rows on a process would learn
+    from the pairs on that process alone. A head that FSDP2 has gathered has its gradient reduced like all others.
+    """
+    head = model.get_output_embeddings()
+    if isinstance(head, FSDPModule) and head.weight.requires_grad and torch.is_grad_enabled():
+        head.unshard()
+
+
+@contextmanager
+def gathered(model: nn.Module):
+    """
+    In this context a model that FSDP2 shards is whole on each process, as TRL does under ZeRO-3 for generation.
+
+    `generate` runs the vision tower ahead where there are images, and nowhere else: processes with other rows would
+    gather other weights, and abort. It is also faster: weights are gathered once, not for each token.
+    """
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in sharded:
+            module.set_reshard_after_forward(True, recurse=False)
+            module.reshard()
