@@ -25,9 +25,8 @@ import torch
 from accelerate import PartialState
 from datasets import Image, List
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
-from trl import ScriptArguments
 
-from vl_reward import RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
+from vl_reward import DatasetArguments, RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.inference.resumable_store import ResumableStore
 
@@ -36,7 +35,7 @@ INPUTS = ("model_name_or_path", "dataset_name")
 
 
 @dataclass
-class DropoutArguments(ScriptArguments):
+class DropoutArguments(DatasetArguments):
     output_dir: str = field(
         default="outputs/dropout_negatives", metadata={"help": "The folder that the pairs are written to."}
     )
@@ -83,7 +82,8 @@ def main(script_args, sampling, model_args):
     ####################
     # Dataset
     ####################
-    candidates = NamedDataset(script_args.dataset_name).split(script_args.dataset_train_split)
+    dataset = NamedDataset(script_args.dataset_name, columns=script_args.columns)
+    candidates = dataset.split(script_args.dataset_train_split)
     fraction, chosen = script_args.kept_fraction, []
     for texts, reasons in zip(candidates["responses"], candidates["finish_reasons"], strict=True):
         # Edit here: which response is the chosen one.

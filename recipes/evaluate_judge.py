@@ -24,9 +24,8 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
-from trl import ScriptArguments
 
-from vl_reward import RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
+from vl_reward import DatasetArguments, RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
 from vl_reward.benchmarks import multimodal_rewardbench, preferences, rewardbench, vl_rewardbench
 from vl_reward.benchmarks.benchmark_images import AskedRows, BenchmarkImages
 from vl_reward.benchmarks.judge_verdict import LetterVerdict, NumberedVerdict
@@ -44,7 +43,7 @@ BENCHMARKS = {
 
 
 @dataclass
-class JudgeArguments(ScriptArguments):
+class JudgeArguments(DatasetArguments):
     output_dir: str = field(default="outputs/evaluate_judge", metadata={"help": "Results are written here."})
     benchmark: str | None = field(
         default=None, metadata={"help": "This benchmark is judged.", "choices": [None, *BENCHMARKS]}
@@ -59,6 +58,8 @@ class JudgeArguments(ScriptArguments):
 
 def main(script_args, sampling, model_args):
     state, output_dir = PartialState(cpu=not torch.cuda.is_available()), Path(script_args.output_dir)
+    if script_args.benchmark is not None and script_args.columns is not None:
+        raise ValueError("`columns` is of `dataset_name`, and a `benchmark` is read in its own schema. Remove it.")
     benchmark = {None: preferences, **BENCHMARKS}[script_args.benchmark]
     form = NumberedVerdict() if script_args.benchmark == "vl_rewardbench" else LetterVerdict()
 
@@ -83,8 +84,8 @@ def main(script_args, sampling, model_args):
         rows = benchmark.load(script_args.data_files or benchmark.HUB_ID)
         folder = script_args.image_folder or Path(script_args.data_files or ".").parent
     else:
-        # Edit here: map your columns to `prompt`, `chosen`, `rejected` (lists of messages) and `images` (a list).
-        dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config)
+        # Edit here: the rows. `columns` in the YAML maps yours to `prompt`, `chosen`, `rejected` and `images`.
+        dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config, script_args.columns)
         rows, folder = preferences.load(dataset.split(script_args.dataset_test_split)), None
     rows = rows[: script_args.max_rows]
 

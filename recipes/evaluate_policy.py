@@ -23,9 +23,9 @@ from statistics import fmean
 
 from accelerate import PartialState
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
-from trl import ScriptArguments
 
 from vl_reward import (
+    DatasetArguments,
     RecipeParser,
     ResponseSampler,
     RewardScorer,
@@ -42,7 +42,7 @@ INPUTS = ("model_name_or_path", "reward_model", "dataset_name")
 
 
 @dataclass
-class PolicyEvaluationArguments(ScriptArguments):
+class PolicyEvaluationArguments(DatasetArguments):
     reward_model: str | None = field(default=None, metadata={"help": "This reward model chooses the best of N."})
     output_dir: str = field(default="outputs/evaluate_policy", metadata={"help": "Results are written here."})
     verifier: str = field(
@@ -74,8 +74,8 @@ def main(script_args, sampling, model_args):
     ####################
     # Dataset
     ####################
-    # Edit here: map your columns to `id`, `prompt` (a list of messages), `images` (a list) and `answer`.
-    dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config)
+    # Edit here: the rows. `columns` in the YAML maps yours to `id`, `prompt`, `images` and `answer`.
+    dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config, script_args.columns)
     prompts = dataset.split(script_args.dataset_test_split)
     verifiers.check_answers(verify, prompts.select_columns(["id", "answer"]), needed=True)
     questions, images, answers = prompts["prompt"][:], prompts["images"][:], prompts["answer"][:]

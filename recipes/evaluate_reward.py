@@ -26,9 +26,8 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from trl import ScriptArguments
 
-from vl_reward import RecipeParser, RewardModelConfig, RewardScorer, unshare_prefixes
+from vl_reward import DatasetArguments, RecipeParser, RewardModelConfig, RewardScorer, unshare_prefixes
 from vl_reward.benchmarks import (
     mm_rlhf_rewardbench,
     multimodal_rewardbench,
@@ -50,7 +49,7 @@ BENCHMARKS = {module.__name__.split(".")[-1]: module for module in MODULES}
 
 
 @dataclass
-class RewardEvaluationArguments(ScriptArguments):
+class RewardEvaluationArguments(DatasetArguments):
     output_dir: str = field(default="outputs/evaluate_reward", metadata={"help": "Results are written here."})
     benchmark: str | None = field(
         default=None, metadata={"help": "This benchmark is measured.", "choices": [None, *BENCHMARKS]}
@@ -70,6 +69,8 @@ def main(script_args, model_args):
     state, output_dir = PartialState(cpu=not torch.cuda.is_available()), Path(script_args.output_dir)
     if script_args.scores_file is not None and script_args.benchmark is None:
         raise ValueError("`scores_file` needs the `benchmark` whose rows it scores.")
+    if script_args.benchmark is not None and script_args.columns is not None:
+        raise ValueError("`columns` is of `dataset_name`, and a `benchmark` is read in its own schema. Remove it.")
     benchmark = {None: preferences, **BENCHMARKS}[script_args.benchmark]
 
     ####################
@@ -79,8 +80,8 @@ def main(script_args, model_args):
         rows = benchmark.load(script_args.data_files or benchmark.HUB_ID)
         folder = script_args.image_folder or Path(script_args.data_files or ".").parent
     else:
-        # Edit here: map your columns to `prompt`, `chosen`, `rejected` (lists of messages) and `images` (a list).
-        dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config)
+        # Edit here: the rows. `columns` in the YAML maps yours to `prompt`, `chosen`, `rejected` and `images`.
+        dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config, script_args.columns)
         rows, folder = preferences.load(dataset.split(script_args.dataset_test_split)), None
 
     ####################

@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 
 from datasets import Image, List
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
-from trl import GRPOConfig, ScriptArguments, get_peft_config
+from trl import GRPOConfig, get_peft_config
 
-from vl_reward import RecipeParser, RewardScorer, VisionModelConfig, share_prefixes
+from vl_reward import DatasetArguments, RecipeParser, RewardScorer, VisionModelConfig, share_prefixes
 from vl_reward.data.named_dataset import NamedDataset
+from vl_reward.memory.estimate import MemoryEstimate
 from vl_reward.training.grpo_trainer import VisionGRPOTrainer
 from vl_reward.training.merged_adapter import MergedAdapter
 
@@ -31,12 +32,15 @@ INPUTS = ("model_name_or_path", "reward_model", "dataset_name")
 
 
 @dataclass
-class GRPOArguments(ScriptArguments):
+class GRPOArguments(DatasetArguments):
     reward_model: str | None = field(default=None, metadata={"help": "This reward model scores the samples."})
 
 
 def main(script_args, training_args, model_args):
     set_seed(training_args.seed)
+    if model_args.estimate:
+        arguments = (training_args, model_args, r"model\.visual", script_args.reward_model)
+        return training_args.distributed_state.print(MemoryEstimate(Qwen2_5_VLForConditionalGeneration, *arguments))
 
     ####################
     # Model & Processor
@@ -64,8 +68,8 @@ def main(script_args, training_args, model_args):
     ####################
     # Dataset
     ####################
-    # Edit here: map your columns to `prompt` (a list of messages) and `images` (a list).
-    dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config)
+    # Edit here: the rows. `columns` in the YAML maps yours to `prompt` and `images`.
+    dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config, script_args.columns)
     dataset = dataset.split(script_args.dataset_train_split).cast_column("images", List(Image()))
 
     ####################

@@ -21,9 +21,8 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from trl import ScriptArguments
 
-from vl_reward import RecipeParser, RewardModelConfig, RewardScorer, unshare_prefixes
+from vl_reward import DatasetArguments, RecipeParser, RewardModelConfig, RewardScorer, unshare_prefixes
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.inference.resumable_store import ResumableStore
 from vl_reward.labelling import pair_rules, verifiers
@@ -35,7 +34,7 @@ INPUTS = ("model_name_or_path", "dataset_name")
 
 
 @dataclass
-class LabelArguments(ScriptArguments):
+class LabelArguments(DatasetArguments):
     output_dir: str = field(
         default="outputs/labels", metadata={"help": "The folder that scores and preferences are written to."}
     )
@@ -83,7 +82,8 @@ def main(script_args, model_args):
     ####################
     # Dataset
     ####################
-    candidates = NamedDataset(script_args.dataset_name).split(script_args.dataset_train_split)
+    dataset = NamedDataset(script_args.dataset_name, columns=script_args.columns)
+    candidates = dataset.split(script_args.dataset_train_split)
     verify = verifiers.VERIFIERS[script_args.verifier]
     verifiers.check_answers(verify, candidates.remove_columns(["prompt", "images", "responses"]))
 

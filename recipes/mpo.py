@@ -19,11 +19,12 @@ import functools
 from dataclasses import dataclass, field
 
 from transformers import AutoProcessor, EarlyStoppingCallback, Qwen2_5_VLForConditionalGeneration, set_seed
-from trl import DPOConfig, ScriptArguments, get_peft_config
+from trl import DPOConfig, get_peft_config
 
-from vl_reward import MPOTrainer, RecipeParser, SamplingParameters, VisionModelConfig, share_prefixes
+from vl_reward import DatasetArguments, MPOTrainer, RecipeParser, SamplingParameters, VisionModelConfig, share_prefixes
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.labelling.verifiers import VERIFIERS
+from vl_reward.memory.estimate import MemoryEstimate
 from vl_reward.training.greedy_accuracy import GreedyAccuracy
 from vl_reward.training.merged_adapter import MergedAdapter
 
@@ -32,7 +33,7 @@ INPUTS = ("model_name_or_path", "dataset_name", "verifiable_dataset")
 
 
 @dataclass
-class MPOArguments(ScriptArguments):
+class MPOArguments(DatasetArguments):
     verifiable_dataset: str | None = field(
         default=None, metadata={"help": "Training stops by the accuracy on these prompts; report on others."}
     )
@@ -46,6 +47,9 @@ class MPOArguments(ScriptArguments):
 
 def main(script_args, training_args, model_args):
     set_seed(training_args.seed)
+    if model_args.estimate:
+        estimate = MemoryEstimate(Qwen2_5_VLForConditionalGeneration, training_args, model_args)
+        return training_args.distributed_state.print(estimate)
     measured = training_args.eval_strategy != "no" and training_args.metric_for_best_model is not None
     if script_args.verifiable_dataset is not None and not measured:
         raise ValueError(
@@ -77,8 +81,8 @@ def main(script_args, training_args, model_args):
     ####################
     # Dataset
     ####################
-    # Edit here: map your columns to `prompt`, `chosen`, `rejected` (lists of messages) and `images` (a list).
-    dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config)
+    # Edit here: the rows. `columns` in the YAML maps yours to `prompt`, `chosen`, `rejected` and `images`.
+    dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config, script_args.columns)
     dataset = dataset.split(script_args.dataset_train_split)
     early_stopping = {}
     if script_args.verifiable_dataset is not None:

@@ -22,9 +22,10 @@ Reads a Qwen2.5-VL checkpoint (stage 1) or a reward model (stage 2) and a prefer
 import functools
 
 from transformers import AutoProcessor, set_seed
-from trl import RewardConfig, ScriptArguments, get_peft_config
+from trl import RewardConfig, get_peft_config
 
 from vl_reward import (
+    DatasetArguments,
     Qwen2_5_VLForSequenceClassification,
     RecipeParser,
     VisionRewardModelConfig,
@@ -32,6 +33,7 @@ from vl_reward import (
     share_prefixes,
 )
 from vl_reward.data.named_dataset import NamedDataset
+from vl_reward.memory.estimate import MemoryEstimate
 from vl_reward.training.merged_adapter import MergedAdapter
 
 
@@ -40,6 +42,10 @@ INPUTS = ("model_name_or_path", "dataset_name")
 
 def main(script_args, training_args, model_args):
     set_seed(training_args.seed)  # before the head exists: it is drawn at random
+    if model_args.estimate:
+        frozen = r"model\.visual\.(?!merger)"
+        estimate = MemoryEstimate(Qwen2_5_VLForSequenceClassification, training_args, model_args, frozen)
+        return training_args.distributed_state.print(estimate)
 
     ####################
     # Model & Processor
@@ -63,8 +69,8 @@ def main(script_args, training_args, model_args):
     ####################
     # Dataset
     ####################
-    # Edit here: map your columns to `prompt`, `chosen`, `rejected` (lists of messages) and `images` (a list).
-    dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config)
+    # Edit here: the rows. `columns` in the YAML maps yours to `prompt`, `chosen`, `rejected` and `images`.
+    dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config, script_args.columns)
     splits = dataset.train_and_test(script_args.dataset_train_split, script_args.dataset_test_split)
 
     # --- STAGE 2: text-only pairs come in addition to the images ---
@@ -103,5 +109,5 @@ def main(script_args, training_args, model_args):
 
 
 if __name__ == "__main__":
-    parser = RecipeParser((ScriptArguments, RewardConfig, VisionRewardModelConfig), __file__, INPUTS)
+    parser = RecipeParser((DatasetArguments, RewardConfig, VisionRewardModelConfig), __file__, INPUTS)
     main(*parser.parse_args_and_config())

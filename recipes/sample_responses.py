@@ -30,9 +30,8 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
-from trl import ScriptArguments
 
-from vl_reward import RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
+from vl_reward import DatasetArguments, RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.inference.resumable_store import ResumableStore
 from vl_reward.inference.server_sampler import ServerSampler
@@ -46,7 +45,7 @@ SAMPLE_FEATURES = Features({"responses": List(Value("string")), "finish_reasons"
 
 
 @dataclass
-class SampleArguments(ScriptArguments):
+class SampleArguments(DatasetArguments):
     output_dir: str = field(
         default="outputs/candidates", metadata={"help": "The folder that the candidates are written to."}
     )
@@ -85,8 +84,8 @@ def main(script_args, sampling, model_args):
     ####################
     # Dataset
     ####################
-    # Edit here: map your columns to `id`, `prompt` (a list of messages), `images` (a list) and `answer`.
-    dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config)
+    # Edit here: the rows. `columns` in the YAML maps yours to `id`, `prompt`, `images` and `answer`.
+    dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config, script_args.columns)
     prompts = dataset.split(script_args.dataset_train_split)
 
     ####################

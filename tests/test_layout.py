@@ -12,7 +12,7 @@ FLOORS = [
     ["tiny"],
     ["labelling", "training"],
     ["curation", "inference"],
-    ["benchmarks"],
+    ["benchmarks", "memory"],
     ["models", "data", "prefix_sharing", "arguments"],
 ]
 FLOOR_OF = {folder: number for number, folders in enumerate(FLOORS) for folder in folders}

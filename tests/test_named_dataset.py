@@ -3,11 +3,14 @@
 import json
 
 import pytest
-from datasets import Dataset, DatasetDict, Image, List, Value
+from datasets import Dataset, DatasetDict, Image, List, Value, concatenate_datasets
 from PIL import Image as PILImage
 
 from vl_reward import DataCollatorForVisionReward
+from vl_reward.data.images import load_image
+from vl_reward.data.messages import text_of
 from vl_reward.data.named_dataset import NamedDataset
+from vl_reward.labelling.verifiers import exact
 from vl_reward.tiny.preferences import PREFERENCE_FEATURES, as_png
 
 
@@ -139,3 +142,105 @@ def test_a_bad_row_is_named(tmp_path):
             NamedDataset(str(path))
     with pytest.raises(FileNotFoundError, match="`dataset_name: .*none.jsonl` does not exist"):
         NamedDataset(str(tmp_path / "none.jsonl"))
+
+
+OWN = {"prompt": "question", "chosen": "good", "rejected": "bad", "images": "picture"}
+
+
+def test_columns_of_other_names_are_read_from_every_kind_of_file(own):
+    folder, rows = own
+    renamed = [{"number": i, "good": row["chosen"], "bad": row["rejected"]} for i, row in enumerate(rows)]
+    for row, source in zip(renamed, rows, strict=True):
+        row |= {"question": source["prompt"], "picture": source.get("images", source.get("image"))}
+    renamed[0]["picture"] = "pictures/0.png"  # one image alone
+    (folder / "own.jsonl").write_text(lines(renamed))
+    (folder / "usual.jsonl").write_text(lines(rows))
+    usual = NamedDataset(str(folder / "usual.jsonl")).split("train")
+    read = NamedDataset(str(folder / "own.jsonl"), columns=OWN | {"id": "number"}).split("train")
+    assert read["id"][:] == ["0", "1", "2", "3"]
+    for name in ("prompt", "chosen", "rejected", "images"):
+        assert read[name][:] == usual[name][:], name
+    assert set(read.column_names) == {"id", "prompt", "chosen", "rejected", "images"}
+    with PILImage.open(folder / "pictures/0.png") as image:
+        table = {"question": ["What is it?"], "good": ["A box."], "bad": ["A cat."], "picture": [image.copy()]}
+        Dataset.from_dict(table).cast_column("picture", Image()).to_parquet(str(folder / "own.parquet"))
+    DatasetDict({"test": Dataset.from_parquet(str(folder / "own.parquet"))}).save_to_disk(folder / "saved")
+    for name in ("own.parquet", "saved"):
+        (row,) = NamedDataset(str(folder / name), columns=OWN).split("test")
+        assert row["prompt"] == [{"role": "user", "content": "What is it?"}] and row["id"] == "0"
+        assert row["chosen"] == [{"role": "assistant", "content": "A box."}]
+        assert row["rejected"] == [{"role": "assistant", "content": "A cat."}]
+        (image,) = row["images"]
+        assert load_image(image).tobytes() == load_image(folder / "pictures/0.png").tobytes() and image["bytes"]
+
+
+def test_columns_may_trade_their_names_and_win_over_the_sets_own(tmp_path, caplog):
+    row = {"id": "a", "prompt": "by the judge", "question": "q", "chosen": "worse", "rejected": "better"}
+    (tmp_path / "pairs.jsonl").write_text(lines([row | {"image": "a.png", "thumb": "b.png"}]))
+    Dataset.from_list([row | {"image": "a.png", "thumb": "b.png"}]).to_parquet(str(tmp_path / "pairs.parquet"))
+    mapping = {"prompt": "question", "chosen": "rejected", "rejected": "chosen", "images": "thumb"}
+    for name in ("pairs.jsonl", "pairs.parquet"):
+        caplog.clear()
+        (read,) = NamedDataset(str(tmp_path / name), columns=mapping).split("train")
+        assert [text_of(read[side]) for side in ("prompt", "chosen", "rejected")] == ["q", "better", "worse"]
+        assert read["images"] == [{"bytes": None, "path": str(tmp_path / "b.png")}]
+        assert read.keys() == {"id", "prompt", "chosen", "rejected", "images"}
+        assert "image, prompt are not read: `columns` names others for them." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"promt": "question"}, "`columns` has promt, which no recipe reads. These are read: id, prompt, images, "),
+        ({"prompt": "query"}, "`columns` names query, and .* has the columns question, good, bad. Name one of them"),
+        ({"prompt": "question", "chosen": "question"}, "names one column of the dataset twice"),
+        ({}, "has the columns question, good, bad.*, and a prompt is in none that is known. Say which: `columns: {pro"),
+    ],
+)
+@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.parquet"])
+def test_columns_that_are_not_there_are_named(tmp_path, name, columns, message):
+    row = {"question": "q", "good": "a", "bad": "b"}
+    (tmp_path / "pairs.jsonl").write_text(lines([row]))
+    Dataset.from_list([row]).to_parquet(str(tmp_path / "pairs.parquet"))
+    with pytest.raises(ValueError, match=message):
+        NamedDataset(str(tmp_path / name), columns=columns)
+
+
+def test_answers_of_all_types_are_kept_through_what_is_done_with_them(tmp_path):
+    """Arrow has one type a column. A column that the first row lacks is one, too."""
+    answers = [None, 9, "nine", ["9", 9.5], True, "9", "true"]
+    rows = [{"id": f"r{i}", "prompt": "q"} | ({"answer": one} if i else {}) for i, one in enumerate(answers)]
+    (tmp_path / "prompts.jsonl").write_text(lines(rows))
+    read = NamedDataset(str(tmp_path / "prompts.jsonl")).split("train")
+    assert read["answer"][:] == answers and read["id"][:] == [f"r{i}" for i in range(7)]
+    assert [type(one) for one in read["answer"][:]] == [type(one) for one in answers]
+    responses = Dataset.from_list([{"responses": ["Answer: 9", "Answer: no"]}] * 7)
+    concatenate_datasets([read, responses], axis=1).save_to_disk(tmp_path / "candidates")  # as sample_responses does
+    again = NamedDataset(str(tmp_path / "candidates")).split("train")
+    assert again["answer"][:] == answers
+    verdicts = [[exact(text, row["answer"]) for text in row["responses"]] for row in again.select([1, 2, 3, 4, 5])]
+    assert verdicts == [[True, False], [True, False], [True, False], [False, False], [True, False]]
+    (tmp_path / "late.jsonl").write_text(lines([{"prompt": "q"}, {"prompt": "q", "answer": "7"}]))
+    assert NamedDataset(str(tmp_path / "late.jsonl")).split("train")["answer"][:] == [None, "7"]
+
+
+def test_a_row_that_cannot_be_stored_is_named(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "q", "answer": "9"}\n{"id": "cut", "prompt": "q", "answer": ["\\ud83d"]}\n')
+    with pytest.raises(ValueError, match="prompts.jsonl, row cut: `answer`: a text holds half a character"):
+        NamedDataset(str(path))
+    path.write_text(lines([{"id": "gone", "prompt": "q", "images": [None]}]))
+    with pytest.raises(ValueError, match="row gone: an image is None, and a path or bytes are needed"):
+        NamedDataset(str(path))
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="prompts.jsonl holds no row"):
+        NamedDataset(str(path))
+
+
+def test_rows_of_a_table_without_an_image(tmp_path):
+    table = Dataset.from_dict(
+        {"prompt": ["q", "r"], "chosen": ["a", "a"], "rejected": ["b", None], "image": ["", None]}
+    )
+    table.select([1]).to_parquet(str(tmp_path / "pairs.parquet"))
+    (row,) = NamedDataset(str(tmp_path / "pairs.parquet")).split("train")
+    assert (row["images"], row["rejected"], text_of(row["prompt"])) == ([], None, "r")

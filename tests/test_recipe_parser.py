@@ -1,17 +1,21 @@
 """How recipes read their configuration: the tiny default, overrides, typos, and inputs that do not exist."""
 
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import dataclass, field, fields
 
 import pytest
+from test_configs import RECIPES, dataclasses_of
 from trl import RewardConfig, ScriptArguments
 
-from vl_reward import RecipeParser, VisionModelConfig
+from vl_reward import DatasetArguments, RecipeParser, VisionModelConfig
 
 
 @dataclass
 class Arguments:
     model_name_or_path: str = field(default="nobody/nothing")
     batch_size: int = field(default=1)
+    output_dir: str | None = field(default=None)
+    sources: list[dict] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -49,9 +53,104 @@ def test_command_line_wins_over_config_wins_over_default(recipe, tmp_path):
     assert parse(recipe, "--batch_size", "4").batch_size == 4
 
 
-def test_config_beside_a_copied_recipe_is_found(recipe, tmp_path):
-    (tmp_path / "train.yaml").write_text("batch_size: 5\n")
+@pytest.mark.parametrize(
+    ("yaml", "said"),
+    [
+        ("batch_size: 5\n", "running train.yaml.\n"),
+        ("output_dir: outputs/tiny/train\nbatch_size: 5\n", "running train.yaml.\n"),
+        (
+            "batch_size: 5\nmodel_name_or_path: outputs/tiny/base\n",
+            "running train.yaml, on the embedded digits world. ",
+        ),
+        ("batch_size: 5\nsources: [{path: outputs/tiny/a}]\n", "running train.yaml, on the embedded digits world. "),
+    ],
+)
+def test_config_beside_a_copied_recipe_is_found(recipe, tmp_path, yaml, said, capsys, monkeypatch):
+    """It is somebody's own, unless it reads what the embedded world is made of."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs/tiny/base").mkdir(parents=True)
+    (tmp_path / "train.yaml").write_text(yaml)
     assert parse(recipe).batch_size == 5
+    assert capsys.readouterr().out.startswith(f"No --config given: {said}")
+
+
+def test_a_renamed_recipe_runs_with_its_own_config(recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(recipe, tmp_path / "mine.py")
+    assert parse("mine.py", "--batch_size", "6").batch_size == 6
+    said = "No --config given, and no mine.yaml beside the recipe: the command line is all there is.\n"
+    assert capsys.readouterr().out == said
+    (tmp_path / "mine.yaml").write_text("batch_size: 7\n")
+    assert parse("mine.py").batch_size == 7
+    assert capsys.readouterr().out == "No --config given: running mine.yaml.\n"
+    command = RecipeParser((Arguments,), "mine.py", ()).command_for_7b()
+    assert command == "accelerate launch recipes/train.py --config recipes/configs/qwen2_5_vl_7b/train.yaml"
+
+
+def test_config_with_an_equals_sign_and_one_that_is_not_there(recipe, tmp_path, capsys):
+    (tmp_path / "other=1.yaml").write_text("batch_size: 3\n")
+    assert parse(recipe, f"--config={tmp_path}/other=1.yaml", "--model_name_or_path=a/b").batch_size == 3
+    assert capsys.readouterr().out == ""
+    for given in ([f"--config={tmp_path}/none.yaml"], ["--config", str(tmp_path)], ["--config"]):
+        with pytest.raises(FileNotFoundError, match="`--config .*` is not a file. Name a YAML."):
+            parse(recipe, *given)
+
+
+@dataclass
+class EvaluationArguments(DatasetArguments):
+    benchmark: str | None = field(default=None)
+    scores_file: str | None = field(default=None)
+    reward_model: str | None = field(default=None)
+
+
+def test_inputs_have_to_be_given(tmp_path):
+    """Those that a recipe declares itself may be left out, and a benchmark stands in place of a dataset."""
+    (tmp_path / "mine.py").write_text(".model_name_or_path .dataset_name .benchmark .scores_file")
+    inputs = ("model_name_or_path", "dataset_name", "reward_model")
+    parser = RecipeParser((EvaluationArguments, VisionModelConfig), str(tmp_path / "mine.py"), inputs)
+    with pytest.raises(
+        ValueError, match="`model_name_or_path` and `dataset_name` must be given: `--model_name_or_path"
+    ):
+        parser.parse_args_and_config([])
+    with pytest.raises(ValueError, match="^`dataset_name` must be given: `--dataset_name ...` on the command line, or"):
+        parser.parse_args_and_config(["--model_name_or_path", "a/b"])
+    for given in (["--dataset_name", "c/d"], ["--benchmark", "x"]):
+        assert parser.parse_args_and_config(["--model_name_or_path", "a/b", *given])[1].model_name_or_path == "a/b"
+    parsed = parser.parse_args_and_config(["--scores_file", "s.jsonl", "--benchmark", "x"])
+    assert parsed[1].model_name_or_path is None
+
+
+def test_columns_in_a_config_and_on_the_command_line(recipe, tmp_path):
+    (tmp_path / "own.yaml").write_text("columns: {prompt: question, images: image}\n")
+
+    def read(*args):
+        parser = RecipeParser((DatasetArguments,), str(tmp_path / "mine.py"), ())
+        return parser.parse_args_and_config(args)[0].columns
+
+    (tmp_path / "mine.py").write_text(".columns")
+    config = ["--config", str(tmp_path / "own.yaml")]
+    assert read() is None
+    assert read(*config) == {"prompt": "question", "images": "image"}
+    assert read("--columns", '{"prompt": "query"}') == {"prompt": "query"}
+    assert read(*config, "--columns", '{"prompt": "query"}') == {"prompt": "query"}
+    for given in ("{prompt: query}", "prompt", '["prompt"]', '{"prompt": 1}', "5"):
+        with pytest.raises(
+            ValueError, match="`columns: .*` is no mapping from names to names. Write `columns: {prompt:"
+        ):
+            read("--columns", given)
+    (tmp_path / "own.yaml").write_text("columns: {prompt: [question]}\n")
+    with pytest.raises(ValueError, match="no mapping from names to names"):
+        read(*config)
+    (tmp_path / "mine.py").write_text("reads no column")
+    with pytest.raises(ValueError, match="`columns: .*` has no effect: mine.py does not read it"):
+        read("--columns", '{"prompt": "query"}')
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_that_reads_a_dataset_maps_its_columns(path):
+    reads = "NamedDataset(script_args.dataset_name" in path.read_text()
+    assert ("columns" in {field.name for one in dataclasses_of(path) for field in fields(one)}) == reads
+    assert ("script_args.columns" in path.read_text()) == reads
 
 
 def test_typo_stops_the_run(recipe, tmp_path):
@@ -68,7 +167,7 @@ def test_typo_stops_the_run(recipe, tmp_path):
         ("outputs/tiny/prepare", "accelerate launch recipes/prepare.py$"),
         ("outputs/tiny/prepare/data", "accelerate launch recipes/prepare.py$"),
         ("outputs/7b/prepare", "accelerate launch recipes/prepare.py --config recipes/configs/7b/prepare.yaml$"),
-        ("outputs/tiny/base", "python -m vl_reward.tiny"),
+        ("outputs/tiny/base", "python -m vl_reward.tiny builds the embedded world's models and datasets.$"),
     ],
 )
 def test_missing_input_names_the_command_that_makes_it(recipe, path, command, monkeypatch, tmp_path):
@@ -79,6 +178,13 @@ def test_missing_input_names_the_command_that_makes_it(recipe, path, command, mo
         parse(recipe, "--model_name_or_path", path)
     (tmp_path / path).mkdir(parents=True)
     assert parse(recipe, "--model_name_or_path", path).model_name_or_path == path
+
+
+def test_a_missing_path_of_somebodys_own_is_theirs_to_check(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("runs/first/model", "/prepare", "./outputs/prepare"):
+        with pytest.raises(FileNotFoundError, match="does not exist. Check the path; a relative one begins at /"):
+            parse(recipe, "--model_name_or_path", path)
 
 
 def test_hub_ids_are_not_taken_for_paths(recipe):

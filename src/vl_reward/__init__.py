@@ -1,5 +1,6 @@
 """Train vision-language reward models with TRL, and use them."""
 
+from .arguments.dataset_arguments import DatasetArguments
 from .arguments.model_config import RewardModelConfig, VisionModelConfig, VisionRewardModelConfig
 from .arguments.recipe_parser import RecipeParser
 from .arguments.sampling_parameters import SamplingParameters
@@ -14,6 +15,7 @@ from .training.reward_trainer import VisionRewardTrainer
 
 __all__ = [
     "DataCollatorForVisionReward",
+    "DatasetArguments",
     "MPOTrainer",
     "Qwen2_5_VLForSequenceClassification",
     "RecipeParser",

@@ -17,6 +17,8 @@ class VisionModelConfig(ModelConfig):
             is 1,280 tokens; the limit in the hub's checkpoints is 16,384.
         share_prefixes (`bool`, *optional*, defaults to `True`):
             Whether the tokens and images that rows of a batch have in common are computed once.
+        estimate (`bool`, *optional*, defaults to `False`):
+            Whether the recipe prints what it needs of a GPU's memory, and ends there.
     """
 
     # A bare name such as `q_proj` would match the vision tower, too.
@@ -34,6 +36,10 @@ class VisionModelConfig(ModelConfig):
     share_prefixes: bool = field(
         default=True,
         metadata={"help": "The tokens and images that rows of a batch have in common are computed once."},
+    )
+    estimate: bool = field(
+        default=False,
+        metadata={"help": "The recipe prints what it needs of a GPU's memory, and ends before it loads a model."},
     )
 
     @property

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
+import yaml
 from trl import ModelConfig, ScriptArguments, TrlParser
 
 
@@ -15,6 +16,8 @@ READ_BY = {
     "get_peft_config(": ("use_peft", "use_rslora", "use_dora", "lora_"),
     ".quantization_config": ("load_in_", "bnb_", "use_bnb_nested_quant"),
 }
+# TRL's inputs, without which a recipe has nothing to do, and what may stand in place of each.
+NEEDED = {"model_name_or_path": ("scores_file",), "dataset_name": ("benchmark",)}
 
 
 def check_choices(parsed: tuple) -> None:
@@ -31,24 +34,31 @@ def check_choices(parsed: tuple) -> None:
                 raise ValueError(f"`{field.name}: {value}`: there is no such choice. There are {known}.")
 
 
+def texts_in(value: object) -> list[str]:
+    """All strings in what YAML gives."""
+    if isinstance(value, dict | list):
+        return [text for one in (value.values() if isinstance(value, dict) else value) for text in texts_in(one)]
+    return [value] if isinstance(value, str) else []
+
+
 class RecipeParser(TrlParser):
     """
-    [`~trl.TrlParser`] that runs a recipe's tiny config when no `--config` is given, and checks that inputs exist and
-    that every option set is one that the recipe reads.
+    [`~trl.TrlParser`] that runs a recipe's own config when no `--config` is given, and checks that inputs are given and
+    exist, and that every option set is one that the recipe reads.
 
     Args:
         dataclass_types (`tuple`):
             The recipe's dataclasses.
         recipe (`str`):
-            The recipe's `__file__`. Its tiny config is `configs/tiny/<recipe>.yaml` beside it, or `<recipe>.yaml` where
-            a recipe was copied out together with its config.
+            The recipe's `__file__`. Its own config is `<recipe>.yaml` beside it, or else `configs/tiny/<recipe>.yaml`.
+            Where there is neither, the command line is all there is.
         inputs (`tuple[str, ...]`):
             The arguments that name what an earlier step makes. Each recipe writes to `outputs/<world>/<recipe>`, so a
             missing path says which command to run.
 
     Raises:
-        ValueError: For an unknown key, or an option of TRL's that the recipe does not read.
-        FileNotFoundError: If an input is a local path that does not exist. The message holds the command to run.
+        ValueError: For an unknown key, an option of TRL's that the recipe does not read, or an input that is not given.
+        FileNotFoundError: If the config, or an input that is a local path, does not exist. The message says what to do.
     """
 
     def __init__(self, dataclass_types, recipe: str, inputs: tuple[str, ...]):
@@ -58,17 +68,12 @@ class RecipeParser(TrlParser):
 
     def parse_args_and_config(self, args=None, **kwargs):
         args = sys.argv[1:] if args is None else list(args)
+        # TRL knows `--config FILE` alone, and takes `--config=FILE` for an unknown argument.
+        args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
         if "--config" not in args:
-            name = self.recipe.stem
-            configs = [self.recipe.with_suffix(".yaml"), self.recipe.parent / f"configs/tiny/{name}.yaml"]
-            config = next((path for path in configs if path.exists()), configs[-1])
-            if os.environ.get("RANK", "0") == "0":
-                print(
-                    f"No --config given: running {os.path.relpath(config)}, on the embedded digits world. "
-                    f"The 7B run: {self.command_for_7b()}",
-                    flush=True,
-                )
-            args = ["--config", str(config), *args]
+            args = [*self.own_config(), *args]
+        elif not (path := Path(*args[args.index("--config") + 1 :][:1])).exists() or path.is_dir():
+            raise FileNotFoundError(f"`--config {path}` is not a file. Name a YAML.")
         parsed = super().parse_args_and_config(args, **kwargs)
         check_choices(parsed)
         self.check_read(parsed)
@@ -76,14 +81,50 @@ class RecipeParser(TrlParser):
             for key in {*self.inputs, "output_dir"} & vars(namespace).keys():
                 if str(getattr(namespace, key)).startswith("~"):
                     setattr(namespace, key, str(Path(getattr(namespace, key)).expanduser()))
+        self.check_inputs(parsed)
+        return parsed
+
+    def own_config(self) -> list[str]:
+        """`--config` with the recipe's own config, or nothing where it has none. The main process says which."""
+        configs = [self.recipe.with_suffix(".yaml"), self.recipe.parent / f"configs/tiny/{self.recipe.stem}.yaml"]
+        config = next((path for path in configs if path.exists()), None)
+        if config is None:
+            said = f"No --config given, and no {configs[0].name} beside the recipe: the command line is all there is."
+        elif config == configs[-1] or self.is_embedded(config):
+            said = f"No --config given: running {os.path.relpath(config)}, on the embedded digits world. "
+            said += f"The 7B run: {self.command_for_7b()}"
+        else:
+            said = f"No --config given: running {os.path.relpath(config)}."
+        if os.environ.get("RANK", "0") == "0":
+            print(said, flush=True)
+        return [] if config is None else ["--config", str(config)]
+
+    def is_embedded(self, config: Path) -> bool:
+        """Whether a config reads what `vl_reward.tiny` makes, as a copy of `configs/tiny/<recipe>.yaml` does."""
+        values = yaml.safe_load(config.read_text())
+        inputs = (
+            {key: value for key, value in values.items() if key != "output_dir"} if isinstance(values, dict) else {}
+        )
+        return any(text.startswith("outputs/tiny/") for text in texts_in(inputs))
+
+    def check_inputs(self, parsed: tuple) -> None:
+        """Inputs have to be given, and local ones to exist."""
         values = {key: value for namespace in parsed for key, value in vars(namespace).items()}
+        of_trl = {key for one in parsed if isinstance(one, (ModelConfig, ScriptArguments)) for key in vars(one)}
+        needed = {key: others for key, others in NEEDED.items() if key in self.inputs and key in of_trl}
+        missing = [key for key, others in needed.items() if not any(values.get(one) for one in (key, *others))]
+        if missing:
+            raise ValueError(
+                f"{' and '.join(f'`{key}`' for key in missing)} must be given: `--{missing[0]} ...` on the command "
+                f"line, or `{missing[0]}: ...` in a YAML that `--config` names. "
+                f"`python {self.recipe.name} --help` lists all options."
+            )
         for key in self.inputs:
             # A hub id is `name` or `owner/name`; anything with more parts, or anchored, is a path.
             path = Path(str(values[key] or ""))
             is_path = len(path.parts) > 2 or path.is_absolute() or str(values[key]).startswith(".")
             if is_path and not path.exists():
-                raise FileNotFoundError(f"`{key}: {path}` does not exist. Make it first: {self.command_for(path)}")
-        return parsed
+                raise FileNotFoundError(f"`{key}: {path}` does not exist. {self.remedy_for(path)}")
 
     def check_read(self, parsed: tuple) -> None:
         """TRL's model and script arguments have options for all of its scripts; what this one ignores is refused."""
@@ -102,14 +143,18 @@ class RecipeParser(TrlParser):
     def command_for_7b(self) -> str:
         """The command in the recipe's docstring that runs it with its 7B config."""
         lines = (ast.get_docstring(ast.parse(self.recipe.read_text())) or "").splitlines()
-        of_7b = [line for line in lines if f"recipes/{self.recipe.name}" in line and "qwen2_5_vl_7b" in line]
+        of_7b = [line for line in lines if "recipes/" in line and "qwen2_5_vl_7b" in line]
+        of_7b = [line for line in of_7b if f"recipes/{self.recipe.name}" in line] or of_7b  # or it was renamed
         return " ".join(of_7b[0].split()) if of_7b else "see the recipe's docstring"
 
-    def command_for(self, path: Path) -> str:
+    def remedy_for(self, path: Path) -> str:
         """The command that writes `outputs/<world>/<recipe>/...`, or builds the embedded world's inputs."""
-        for part in reversed(path.parts):
-            if self.recipe.with_name(f"{part}.py").exists():
-                world = path.parts[path.parts.index(part) - 1]
+        parts = path.parts
+        for number in range(len(parts) - 1, 1, -1):
+            world, part = parts[number - 1 : number + 1]
+            if parts[number - 2] == "outputs" and self.recipe.with_name(f"{part}.py").exists():
                 config = "" if world == "tiny" else f" --config recipes/configs/{world}/{part}.yaml"
-                return f"accelerate launch recipes/{part}.py{config}"
-        return "python -m vl_reward.tiny builds the embedded world's models and datasets; others are yours to bring"
+                return f"Make it first: accelerate launch recipes/{part}.py{config}"
+        if parts[:2] == ("outputs", "tiny"):
+            return "Make it first: python -m vl_reward.tiny builds the embedded world's models and datasets."
+        return f"Check the path; a relative one begins at {Path.cwd()}."

@@ -1,6 +1,18 @@
 """Rows of a JSON or JSONL file, as people have them."""
 
 import json
+from pathlib import Path
+
+import pyarrow as pa
+from datasets import Dataset, Features, Json, concatenate_datasets
+
+from .encoding import named_row
+from .images import as_image_list, data_url_bytes, shown
+from .messages import as_parts, check_characters, read_messages
+from .placeholders import place_images
+
+
+ROLE_OF = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
 
 
 def parse_json_rows(text: str, name: str) -> list[dict]:
@@ -28,3 +40,78 @@ def parse_json_rows(text: str, name: str) -> list[dict]:
     if wrong := [i for i, row in enumerate(rows) if not isinstance(row, dict)]:
         raise ValueError(f"{name}, row {wrong[0]} is not an object with named columns. Give one JSON object per row.")
     return rows
+
+
+def renamed(row: dict, columns: dict[str, str], replaced: set[str]) -> dict:
+    """A row without what is `replaced`, and with the names that are read for its own; one image alone as `image`."""
+    read = {key: value for key, value in row.items() if key not in replaced and key not in columns.values()}
+    for ours, own in columns.items():
+        alone = ours == "images" and not isinstance(row.get(own), list)
+        read["image" if alone else ours] = row.get(own)
+    return read
+
+
+def read_row(path: Path, number: int, row: dict) -> dict:
+    """A row whose messages all have the same form, as Arrow needs, with its images as a list."""
+    with named_row(f"{path}, row {number if row.get('id') is None else row['id']}"):
+        image, images = row.get("image"), row.get("images")
+        images = [image] if images is None and image is not None else as_image_list(images)
+        name = str(number if row.get("id") is None else row["id"])
+        read = {**row, "id": name, "images": [located(image, path.parent) for image in images]}
+        read.pop("image", None)
+        asked_by = ("prompt",) if row.get("prompt") is not None else ("chosen", "rejected")  # whole conversations
+        for column, role in ROLE_OF.items():
+            if row.get(column) is not None:
+                messages = read_messages(row[column], role)
+                if column in asked_by:
+                    messages = place_images(messages, len(images))
+                read[column] = [{**message, "content": as_parts(message["content"])} for message in messages]
+        return read
+
+
+def located(image: str | bytes | dict, folder: Path) -> dict:
+    """An image as bytes or path, a relative path made absolute. A data URL is bytes: `datasets` cannot open it."""
+    image = {"bytes": image, "path": None} if isinstance(image, bytes) else image
+    image = {"bytes": None, "path": image} if isinstance(image, str) else image
+    if not isinstance(image, dict) or image.get("bytes") is None and not isinstance(image.get("path"), str):
+        raise ValueError(f"an image is {shown(image)}, and a path or bytes are needed. Name a file, or leave it out.")
+    if image.get("bytes") is None and image["path"].startswith("data:"):
+        image = {"bytes": data_url_bytes(image["path"]), "path": None}
+    elif image.get("bytes") is None and "://" not in image["path"]:
+        image = {"bytes": None, "path": str((folder / image["path"]).resolve())}
+    return {"bytes": image.get("bytes"), "path": image.get("path")}
+
+
+def as_dataset(rows: list[dict], name: str) -> Dataset:
+    """
+    Rows with an `id` each as a dataset with the columns of all of them: `Dataset.from_list` takes those of the first. A
+    column whose values are of several types, as answers that are numbers, words and lists, keeps each as it is.
+
+    Raises:
+        ValueError: If there is no row, or a text holds half a character. The row is named.
+    """
+    if not rows:
+        raise ValueError(f"{name} holds no row.")
+    columns = []
+    for key in dict.fromkeys(key for row in rows for key in row):
+        values = {key: [row.get(key) for row in rows]}
+        try:
+            try:
+                columns.append(Dataset.from_dict(values))
+            except (pa.ArrowException, OverflowError):  # several types, or a number of more than 64 bits
+                # `Json` takes the text "9" for the number, so it gets text that is JSON.
+                texts = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values[key]]
+                columns.append(Dataset.from_dict({key: texts}, Features({key: Json()})))
+        except UnicodeEncodeError as error:
+            raise half_character(rows, key, name) from error
+    return concatenate_datasets(columns, axis=1)
+
+
+def half_character(rows: list[dict], key: str, name: str) -> ValueError:
+    """The error that says in which row a column's text is cut inside a character."""
+    for row in rows:
+        try:
+            check_characters(json.dumps(row.get(key), ensure_ascii=False))
+        except ValueError as error:
+            return ValueError(f"{name}, row {row['id']}: `{key}`: {error}")
+    raise AssertionError(f"{key} has no such text")

@@ -1,24 +1,37 @@
 """The dataset that a recipe's `dataset_name` names, wherever and in whatever form it is."""
 
+import base64
 import hashlib
 import logging
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_dataset, load_from_disk
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    LargeList,
+    List,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_from_disk,
+)
 
 from .content_groups import group_by_content
-from .encoding import named_row
-from .images import as_image_list
-from .json_rows import parse_json_rows
-from .messages import as_parts, read_messages, text_of
-from .placeholders import place_images
+from .json_rows import ROLE_OF, as_dataset, located, parse_json_rows, read_row, renamed
+from .messages import text_of
 
 
 logger = logging.getLogger(__name__)
 
-ROLE_OF = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+# What the recipes read. `images` may be one image.
+COLUMNS = ("id", "prompt", "images", "chosen", "rejected", "margin", "source", "answer")
+COLUMNS += ("responses", "response", "finish_reasons")
 SUFFIXES = (".jsonl", ".json", ".parquet")
+TEXT_MESSAGES = List({"role": Value("string"), "content": Value("string")})
 HELD_OUT = 0.02  # of the rows, where a set has no test split; our choice
 
 
@@ -28,58 +41,116 @@ class NamedDataset:
 
     Args:
         name (`str`):
-    XX in a file begin at its folder.
+            A folder that `save_to_disk` wrote; a JSONL, JSON or parquet file, or a folder with one; or an id on the
+            hub. Relative image paths in a file begin at its folder.
         config (`str`, *optional*):
-            Of a dataset on the hub.
+            The configuration of a dataset on the hub.
+        columns (`dict[str, str]`, *optional*):
+            The dataset's own names, by those of [`COLUMNS`]. One image alone becomes a list, under `images`, too. A
+            column of the dataset that has one of these names by itself is left out, with a warning.
 
     Raises:
-        ValueError: For a row that cannot be read, by its number, or a folder that holds no dataset, or several files.
+        ValueError: For a row that cannot be read, by its id or number; for a folder that holds no dataset, or several
+            files; and for `columns` that names what is not there.
 
     Example:
     ```python
     >>> pairs = NamedDataset("pairs.jsonl")
     >>> train, test = pairs.train_and_test("train", "test")
+    >>> prompts = NamedDataset("AI4Math/MathVista", columns={"prompt": "query", "images": "decoded_image"})
     ```
     """
 
-    def __init__(self, name: str, config: str | None = None):
+    def __init__(self, name: str, config: str | None = None, columns: dict[str, str] | None = None):
         self.name, path = name, Path(name).expanduser()
+        self.columns = check_columns(columns or {})
         if path.is_dir() and not any((path / mark).exists() for mark in ("state.json", "dataset_dict.json")):
             files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
             if len(files) != 1:
                 raise ValueError(f"`dataset_name: {name}` holds {len(files)} JSONL, JSON or parquet files. Name one.")
             (path,) = files
-        if path.is_dir():
-            self.splits = load_from_disk(str(path))
-        elif path.suffix == ".parquet" and path.exists():
-            self.splits = Dataset.from_parquet(str(path))
-        elif path.suffix in SUFFIXES:
-            if not path.exists():
-                raise FileNotFoundError(f"`dataset_name: {name}` does not exist.")
-            text = path.read_text(encoding="utf-8-sig")
-            self.splits = Dataset.from_list([self.read(path, *row) for row in enumerate(parse_json_rows(text, name))])
-        else:
-            self.splits = load_dataset(name, config)
-        if isinstance(self.splits, Dataset):
-            self.splits = DatasetDict({"": self.splits})
-        self.splits = DatasetDict({key: undecoded(split, path.parent) for key, split in self.splits.items()})
+        self.path = path
+        if path.suffix in SUFFIXES and not path.exists():
+            raise FileNotFoundError(f"`dataset_name: {name}` does not exist.")
+        splits = {"": self.read_json()} if self.is_json else self.read_tables(config)
+        for rows in splits.values():
+            if not {"prompt", "chosen"} & set(rows.column_names):
+                raise ValueError(
+                    f"`dataset_name: {name}` has the columns {', '.join(rows.column_names)}, and a prompt is in none "
+                    "that is known. Say which: `columns: {prompt: question, images: image}`, say."
+                )
+        self.splits = DatasetDict({key: undecoded(split, path.parent) for key, split in splits.items()})
 
-    def read(self, path: Path, number: int, row: dict) -> dict:
-        """A row whose messages all have the same form, as Arrow needs, with its images as a list."""
-        with named_row(f"{path}, row {number if row.get('id') is None else row['id']}"):
-            image, images = row.get("image"), row.get("images")
-            images = [image] if images is None and image is not None else as_image_list(images)
-            name = str(number if row.get("id") is None else row["id"])
-            read = {**row, "id": name, "images": [located(image, path.parent) for image in images]}
-            read.pop("image", None)
-            asked_by = ("prompt",) if row.get("prompt") is not None else ("chosen", "rejected")  # whole conversations
-            for column, role in ROLE_OF.items():
-                if row.get(column) is not None:
-                    messages = read_messages(row[column], role)
-                    if column in asked_by:
-                        messages = place_images(messages, len(images))
-                    read[column] = [{**message, "content": as_parts(message["content"])} for message in messages]
-            return read
+    @property
+    def is_json(self) -> bool:
+        return self.path.suffix in (".jsonl", ".json") and self.path.is_file()
+
+    def read_json(self) -> Dataset:
+        rows = self.json_rows()
+        replaced = self.replaced_by_columns(dict.fromkeys(key for row in rows for key in row))
+        rows = [renamed(row, self.columns, replaced) for row in rows]
+        return as_dataset([read_row(self.path, *row) for row in enumerate(rows)], self.name)
+
+    def json_rows(self) -> list[dict]:
+        return parse_json_rows(self.path.read_text(encoding="utf-8-sig"), self.name)
+
+    def objects(self, name: str) -> Iterator[dict]:
+        """
+        The rows of a split as objects that JSON can hold: those of a JSON file as they stand in it, those of a table
+        with the columns of [`COLUMNS`], image bytes as data URLs.
+        """
+        if self.is_json:
+            yield from self.json_rows()
+            return
+        rows = self.split(name)
+        for row in rows.select_columns([column for column in COLUMNS if column in rows.column_names]):
+            yield row | {"images": list(map(as_text, row["images"]))}
+
+    def read_tables(self, config: str | None) -> dict[str, Dataset]:
+        if self.path.is_dir():
+            tables = load_from_disk(str(self.path))
+        elif self.path.suffix == ".parquet":
+            tables = Dataset.from_parquet(str(self.path))
+        else:
+            tables = load_dataset(self.name, config)
+        tables = {"": tables} if isinstance(tables, Dataset) else tables
+        return {key: self.rename(table) for key, table in tables.items()}
+
+    def replaced_by_columns(self, names: Iterable[str]) -> set[str]:
+        """
+        Names of the dataset's columns that are not read, since `columns` names others for them.
+
+        Raises:
+            ValueError: If `columns` names a column that the dataset does not have.
+        """
+        if missing := sorted(set(self.columns.values()) - set(names)):
+            raise ValueError(
+                f"`columns` names {', '.join(missing)}, and `dataset_name: {self.name}` has the columns "
+                f"{', '.join(names)}. Name one of them."
+            )
+        ours = {*self.columns, "image"} if "images" in self.columns else self.columns.keys()
+        replaced = (ours & set(names)) - set(self.columns.values())
+        if replaced:
+            logger.warning(f"{self.name}: {', '.join(sorted(replaced))} are not read: `columns` names others for them.")
+        return replaced
+
+    def rename(self, rows: Dataset) -> Dataset:
+        """Rows of a table under the names of [`COLUMNS`], plain strings as one turn each, as in a JSON file."""
+        rows = rows.remove_columns(sorted(self.replaced_by_columns(rows.column_names)))
+        names = {own: ours for ours, own in self.columns.items()}
+        if "images" in self.columns and not isinstance(rows.features[self.columns["images"]], List | LargeList):
+            names[self.columns["images"]] = "image"
+        rows = rows.rename_columns(names)
+        if "id" not in rows.column_names:
+            rows = rows.add_column("id", list(map(str, range(len(rows)))))
+        plain = {name: role for name, role in ROLE_OF.items() if is_text(rows.features.get(name))}
+        if not plain:
+            return rows
+        turns = rows.select_columns([*plain]).map(
+            lambda row: {name: one_turn(row[name], role) for name, role in plain.items()},
+            features=Features(dict.fromkeys(plain, TEXT_MESSAGES)),
+        )
+        return concatenate_datasets([rows.remove_columns([*plain]), turns], axis=1)
 
     def split(self, name: str) -> Dataset:
         """
@@ -117,6 +188,36 @@ class NamedDataset:
         return rows.select([i for i in range(len(rows)) if i not in held_out]), rows.select(sorted(held_out))
 
 
+def check_columns(columns: dict[str, str]) -> dict[str, str]:
+    """
+    Raises:
+        ValueError: For a name that no recipe reads, or a column that would be read as two.
+    """
+    if unknown := [name for name in columns if name not in COLUMNS]:
+        raise ValueError(
+            f"`columns` has {', '.join(unknown)}, which no recipe reads. These are read: {', '.join(COLUMNS)}. Write "
+            "the name that is read first, then the dataset's own: `columns: {prompt: question}`."
+        )
+    if len(set(columns.values())) < len(columns):
+        raise ValueError(f"`columns: {columns}` names one column of the dataset twice. Name each once.")
+    return columns
+
+
+def as_text(image: dict) -> str:
+    """An undecoded image as JSON holds it."""
+    if image["bytes"] is None:
+        return image["path"]
+    return f"data:image;base64,{base64.b64encode(image['bytes']).decode()}"
+
+
+def is_text(feature: object) -> bool:
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+
+def one_turn(text: str | None, role: str) -> list[dict] | None:
+    return None if text is None else [{"role": role, "content": text}]
+
+
 def contents_of(row: dict) -> set[str]:
     """Hashes of a row's images, or of its prompt where it has none."""
     if row["images"]:
@@ -146,22 +247,15 @@ def undecoded(rows: Dataset, folder: Path) -> Dataset:
     if isinstance(rows.features.get("image"), Image):
         rows = rows.cast_column("image", Image(decode=False))
     if "images" not in rows.column_names and "image" in rows.column_names:
-        rows = rows.map(lambda image: {"images": [image]}, input_columns="image", remove_columns="image")
+        rows = rows.map(
+            lambda image: {"images": [] if image is None else [image]}, input_columns="image", remove_columns="image"
+        )
     if "images" not in rows.column_names:
         rows = rows.add_column("images", [[] for _ in range(len(rows))])
     if not isinstance(rows.features["images"], List) or not isinstance(rows.features["images"].feature, Image):
-        stored = Features(rows.features | {"images": List({"bytes": Value("binary"), "path": Value("string")})})
-        rows = rows.map(
-            lambda images: {"images": [located(image, folder) for image in images or []]},
-            input_columns="images",
-            features=stored,
+        stored = Features({"images": List({"bytes": Value("binary"), "path": Value("string")})})
+        images = rows.select_columns("images").map(  # alone: what is `Json` in other columns would be read anew
+            lambda row: {"images": [located(image, folder) for image in row["images"] or []]}, features=stored
         )
+        rows = concatenate_datasets([rows.remove_columns("images"), images], axis=1)
     return rows.cast_column("images", List(Image(decode=False)))
-
-
-def located(image: str | bytes | dict, folder: Path) -> dict:
-    image = {"bytes": image, "path": None} if isinstance(image, bytes) else image
-    image = {"bytes": None, "path": image} if isinstance(image, str) else image
-    if image.get("bytes") is None and "://" not in image["path"] and not image["path"].startswith("data:"):
-        image = {"bytes": None, "path": str((folder / image["path"]).resolve())}
-    return {"bytes": image.get("bytes"), "path": image.get("path")}

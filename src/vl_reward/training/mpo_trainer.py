@@ -142,6 +142,8 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
         self.train_dataset = add_log_probs(self.train_dataset)
         if self.eval_dataset is not None and self.evaluate_policy is None:
             self.eval_dataset = add_log_probs(self.eval_dataset.cast_column("images", List(Image(decode=False))))
+        if self.ref_model in self.accelerator._models:  # else it would stay until Python looks for cycles in training
+            self.accelerator._models.remove(self.ref_model)
         self.ref_model = None
 
     def _set_signature_columns_if_needed(self):

@@ -1,0 +1,1 @@
+"""Prompts of public sets, preference sets and own files to one set."""

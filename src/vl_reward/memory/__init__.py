@@ -1,0 +1,1 @@
+"""What a training run needs of a GPU's memory, before anything is loaded."""
