@@ -70,6 +70,7 @@ class MemoryEstimate:
             4 if model_args.load_in_4bit else 8 if model_args.load_in_8bit else None,
             torch.bfloat16 if self.is_converted else None,
             drops_out=not training_args.disable_dropout,
+            trains_in=torch.float32 if model_args.use_peft and training_args.bf16 else None,
         )
         self.held = HeldMemory(self.model.weights, self.sharding, training_args, self.has_reference)
 

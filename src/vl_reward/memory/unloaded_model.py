@@ -51,6 +51,8 @@ class UnloadedModel:
             What DeepSpeed or FSDP converts all weights to for a pass.
         drops_out (`bool`, *optional*, defaults to `False`):
             Whether dropout is on, an adapter's included.
+        trains_in (`torch.dtype`, *optional*):
+            The dtype of what is trained, if it is another one.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class UnloadedModel:
         bits: int | None = None,
         computes_in: torch.dtype | None = None,
         drops_out: bool = False,
+        trains_in: torch.dtype | None = None,
     ):
         self.config = config
         self.fake_mode = FakeTensorMode()
@@ -83,8 +86,8 @@ class UnloadedModel:
             disable_dropout_in_model(model)
         self.weights = []
         for name, weight in model.named_parameters():
-            if bits is not None and weight.requires_grad:  # as TRL does, trl/trainer/dpo_trainer.py:720
-                weight.data = weight.data.to(torch.bfloat16)
+            if trains_in is not None and weight.requires_grad:
+                weight.data = weight.data.to(trains_in)
             in_layer = ".language_model.layers." in f".{name}" and weight.ndim == 2
             is_quantized = bits is not None and in_layer and not weight.requires_grad
             # bitsandbytes keeps a float32 scale for each block of 64 weights of 4 bits.

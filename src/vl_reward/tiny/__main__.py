@@ -33,6 +33,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny"), help="All is written here.")
     parser.add_argument("--seed", type=int, default=0, help="It decides which questions are composed, not the split.")
+    parser.add_argument("--models_only", action="store_true", help="The two models are written, and no datasets.")
     for name, default, sentence in (
         ("n_questions", 16000, "The reward model trains on this many questions with images."),
         ("n_policy_questions", 1500, "The policy answers this many questions, for incorrect responses of its own."),
@@ -51,6 +52,8 @@ def main():
         processor = AutoProcessor.from_pretrained(CHECKPOINTS / name)
         model.save_pretrained(args.output_dir / name)
         processor.save_pretrained(args.output_dir / name)
+    if args.models_only:
+        return
     sampler = ResponseSampler(model, processor, SamplingParameters(max_new_tokens=24, batch_size=256))
 
     # Seeds are spaced so that no two streams of questions are the same.

@@ -13,7 +13,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from .complete_checkpoint import check_resumable, mark_complete, newest_complete, settings_of
 from .stop_signal import StopSignal
-from .trl_corrections import restore_dtype, unshard_head
+from .trl_corrections import restore_full_modules, unshard_head
 
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class TrainerGuards(Trainer):
                 "Without a GPU, add `use_cpu: true` (`--use_cpu true`)."
             )
         if isinstance(self.model, PeftModel):
-            restore_dtype(self.model)
+            restore_full_modules(self.model, self.args.bf16)
         self.model.register_forward_pre_hook(unshard_head)
         self.stop_signal = StopSignal()
         self.add_callback(self.stop_signal)

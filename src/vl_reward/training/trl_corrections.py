@@ -11,15 +11,17 @@ from transformers import PreTrainedModel
 
 
 @torch.no_grad()
-def restore_dtype(model: PeftModel) -> None:
+def restore_full_modules(model: PeftModel, autocast: bool) -> None:
     """
-    Give what is trained on a quantized model the dtype that the model was loaded in, and modules that are trained in
-    full (`modules_to_save`: head, projector) the values that they were loaded with.
+    Give what is trained beside a LoRA the values that it was loaded with (`modules_to_save`: head, projector), and all
+    that is trained the dtype to be trained in: float32 with autocast, else the dtype that the model was loaded in.
 
-    TRL turns all of it into bfloat16, as the QLoRA paper does with LoRA's matrices. A module in full would lose the
-    updates that are too small for bfloat16, it no longer fits its inputs in a float32 model, and ZeRO-3 wants one
-    dtype.
+    TRL turns all that is trained on a quantized model into bfloat16, as the QLoRA paper does with LoRA's matrices, and
+    PEFT leaves modules in full in the base's dtype. In bfloat16 a step of less than 1/256 of a weight is lost, in a
+    float32 model such a module no longer fits its inputs, and ZeRO-3 wants one dtype.
     """
+    loaded_in = model.get_base_model().get_input_embeddings().weight.dtype
+    dtype = torch.float32 if autocast else loaded_in
     for module in model.modules():
         if isinstance(module, ModulesToSaveWrapper):
             loaded = dict(module.original_module.named_parameters())
@@ -27,7 +29,6 @@ def restore_dtype(model: PeftModel) -> None:
                 for name, parameter in copy.named_parameters():
                     if parameter.dtype != loaded[name].dtype:
                         parameter.data = loaded[name].detach().clone()
-    dtype = model.get_base_model().get_input_embeddings().weight.dtype
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype == torch.bfloat16 != dtype:
             parameter.data = parameter.data.to(dtype)
