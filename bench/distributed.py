@@ -147,15 +147,15 @@ def hash_of(texts: list[str]) -> float:
     return float(int.from_bytes("\0".join(texts).encode(), "big") % 1_000_003)
 
 
-def run(cell: Cell, folder: Path) -> dict:
-    """What a cell measured, or the last line of its error."""
+def run(cell: Cell, folder: Path, resume: bool) -> dict:
+    """What a cell measured, once more after a resume, or the last line of its error."""
     recipe, out = cell.recipe.split()[0], folder / "runs" / "_".join(map(str, asdict(cell).values())).replace(" ", "_")
     command = [sys.executable] if cell.launch == ALONE else launcher(CONFIGS[cell.launch], folder)
     command += [str(ROOT / f"recipes/{recipe}.py"), *arguments_of(cell, folder, out)]
     start = time.monotonic()
     result = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     seconds = round(time.monotonic() - start, 1)
-    if not result.returncode and cell.recipe in TRAINED and cell.shared:
+    if not result.returncode and cell.recipe in TRAINED and resume:
         numbers = measured(cell, out)
         again = [*command, "--resume_from_checkpoint", str(out / "checkpoint-2")]
         result = subprocess.run(again, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
@@ -230,7 +230,7 @@ def main(arguments):
         for cell in wanted:
             for needed in (cell.alone, cell):
                 if needed not in done:
-                    done[needed] = run(needed, folder)
+                    done[needed] = run(needed, folder, arguments.resume)
             told = verdict(cell, done[cell], done[cell.alone])
             results.append({**asdict(cell), "verdict": told, "seconds": done[cell]["seconds"]})
             print(*asdict(cell).values(), told, f"{done[cell]['seconds']} s", sep="  ", flush=True)
@@ -247,6 +247,7 @@ if __name__ == "__main__":
     parser.add_argument("--recipe", choices=[*TRAINED, *ONLY_SCORED])
     parser.add_argument("--launch", choices=LAUNCHES)
     parser.add_argument("--weights", choices=WEIGHTS)
+    parser.add_argument("--resume", action="store_true", help="Each training is resumed from its second step, too.")
     parser.add_argument("--world", type=Path, help="Keep models, data and runs here.")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/distributed"))
     main(parser.parse_args())
