@@ -200,6 +200,11 @@ def measure(path: Path, recipe: Path, arguments: list[str], to_end: bool) -> Non
     train, before = Trainer.train, resident("VmRSS")
 
     def measured_train(self, *args, **kwargs):
+        models = [self.model, vars(self).get("ref_model")]
+        for model in models if not (torch.cuda.is_available() or self.is_deepspeed_enabled) else []:
+            # A CPU maps weights from their file, and what is never read, as most of a frozen embedding, takes nothing.
+            for weight in model.parameters() if model is not None else ():
+                weight.data = weight.data.clone()
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
@@ -286,8 +291,8 @@ def tables() -> dict[str, str]:
 def fill(text: str) -> str:
     """Put the tables between their markers."""
     for name, table in tables().items():
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end of {name} -->)"
-        text = re.sub(pattern, lambda match, table=table: match[1] + table + match[2], text, flags=re.DOTALL)
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
+        text = re.sub(pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text, flags=re.DOTALL)
     return text
 
 

@@ -115,12 +115,13 @@ def test_lora_counts_adapters_head_and_projector(policy_path, config):
     assert sum(weight.numel for weight in weights if weight.is_trained) == adapters + in_full
 
 
-def test_quantized_layers_take_4_bits_and_a_scale(policy_path, config):
-    weights = estimate(policy_path, use_peft=True, load_in_4bit=True, dtype="bfloat16").model.weights
+@pytest.mark.parametrize("bf16", [False, True])
+def test_quantized_layers_take_4_bits_and_a_scale(policy_path, config, bf16):
+    weights = estimate(policy_path, use_peft=True, load_in_4bit=True, dtype="bfloat16", bf16=bf16).model.weights
     layers = [weight for weight in weights if weight.is_quantized]
     assert len(layers) == 7 * config.text_config.num_hidden_layers
     assert {weight.size for weight in layers} == {0.5 + 4 / 64}
-    assert {weight.size for weight in weights if weight.is_trained} == {2}
+    assert {weight.size for weight in weights if weight.is_trained} == {4 if bf16 else 2}
 
 
 def test_reference_is_counted_unless_there_is_none(policy_path):

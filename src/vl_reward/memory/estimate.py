@@ -59,6 +59,9 @@ class MemoryEstimate:
         self.dtype = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype or "float32")
         self.batch = MicroBatch.from_arguments(training_args, model_args, self.config)
         self.is_converted = training_args.bf16 and self.sharding.kind != "whole"
+        bits = 4 if model_args.load_in_4bit else 8 if model_args.load_in_8bit else None
+        # as `restore_full_modules` does
+        trains_in = torch.float32 if training_args.bf16 else None if bits is None else self.dtype
         self.model = UnloadedModel(
             model_class,
             self.config,
@@ -67,10 +70,10 @@ class MemoryEstimate:
             self.batch.is_shared,
             frozen,
             get_peft_config(model_args),
-            4 if model_args.load_in_4bit else 8 if model_args.load_in_8bit else None,
+            bits,
             torch.bfloat16 if self.is_converted else None,
             drops_out=not training_args.disable_dropout,
-            trains_in=torch.float32 if model_args.use_peft and training_args.bf16 else None,
+            trains_in=trains_in if model_args.use_peft else None,
         )
         self.held = HeldMemory(self.model.weights, self.sharding, training_args, self.has_reference)
 
