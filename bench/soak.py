@@ -55,7 +55,7 @@ def main(steps: int, output_dir: Path):
         subprocess.run([sys.executable, "-m", "vl_reward.tiny", *sizes], cwd=folder, env=ENVIRONMENT, check=True)
         command = [sys.executable, str(ROOT / "recipes/reward_stage2.py"), "--model_name_or_path", "outputs/tiny/base"]
         command += ["--max_steps", str(steps), "--save_strategy", "steps", "--save_steps", str(steps // 40)]
-        command += ["--save_total_limit", "2", "--per_device_train_batch_size", "16", "--output_dir", "out"]
+        command += ["--save_total_limit", "2", "--output_dir", "out"]
         command += ["--resume_from_checkpoint", "true"]
         runs, start = [], time.monotonic()
         for quarter in (1, 2, 3, 4):

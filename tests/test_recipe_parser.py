@@ -118,6 +118,12 @@ def test_inputs_have_to_be_given(tmp_path):
         assert parser.parse_args_and_config(["--model_name_or_path", "a/b", *given])[1].model_name_or_path == "a/b"
     parsed = parser.parse_args_and_config(["--scores_file", "s.jsonl", "--benchmark", "x"])
     assert parsed[1].model_name_or_path is None
+    (tmp_path / "mine.py").write_text(".model_name_or_path .dataset_name .estimate")
+    estimate = ["--estimate", "true", "--model_name_or_path"]
+    for given in ([], ["--dataset_name", "./missing"]):  # an estimate reads the model's config alone
+        assert parser.parse_args_and_config([*estimate, "a/b", *given])[1].estimate
+    with pytest.raises(FileNotFoundError, match="model_name_or_path"):
+        parser.parse_args_and_config([*estimate, "./missing"])
 
 
 def test_columns_in_a_config_and_on_the_command_line(recipe, tmp_path):

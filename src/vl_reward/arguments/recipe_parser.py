@@ -111,7 +111,8 @@ class RecipeParser(TrlParser):
         """Inputs have to be given, and local ones to exist."""
         values = {key: value for namespace in parsed for key, value in vars(namespace).items()}
         of_trl = {key for one in parsed if isinstance(one, (ModelConfig, ScriptArguments)) for key in vars(one)}
-        needed = {key: others for key, others in NEEDED.items() if key in self.inputs and key in of_trl}
+        read = ["model_name_or_path"] if values.get("estimate") else self.inputs  # an estimate reads the config alone
+        needed = {key: others for key, others in NEEDED.items() if key in read and key in of_trl}
         missing = [key for key, others in needed.items() if not any(values.get(one) for one in (key, *others))]
         if missing:
             raise ValueError(
@@ -119,7 +120,7 @@ class RecipeParser(TrlParser):
                 f"line, or `{missing[0]}: ...` in a YAML that `--config` names. "
                 f"`python {self.recipe.name} --help` lists all options."
             )
-        for key in self.inputs:
+        for key in read:
             # A hub id is `name` or `owner/name`; anything with more parts, or anchored, is a path.
             path = Path(str(values[key] or ""))
             is_path = len(path.parts) > 2 or path.is_absolute() or str(values[key]).startswith(".")
