@@ -4,7 +4,7 @@ SEED ?= 0
 OUT ?= outputs/tiny
 BIN := .venv/bin
 
-.PHONY: demo study test test-distributed quality
+.PHONY: demo study test test-distributed rehearsal soak quality
 
 demo: .venv/installed
 	$(BIN)/python -m vl_reward.tiny.demo --seed $(SEED) --output_dir $(OUT)
@@ -18,7 +18,16 @@ study: .venv/installed
 	$(BIN)/python bench/study_report.py outputs/seed_*/study/study.json --output_dir outputs/study
 
 test: .venv/installed
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile
+
+# Every training on layers as wide as those of 7B and 3B, two of each, on whatever device is there. 20 GB and 20 minutes
+# on a CPU.
+rehearsal: .venv/installed
+	$(BIN)/python bench/rehearsal.py
+
+# 2,000 steps of stage 2 with three stops, and the memory of its process.
+soak: .venv/installed
+	$(BIN)/python bench/soak.py --output_dir docs/soak
 
 # Half an hour: each recipe on two processes under DDP, ZeRO-2, ZeRO-3 and FSDP2, against one.
 test-distributed: .venv/installed
