@@ -82,7 +82,9 @@ def main(seeds: int, steps: int, output_dir: Path):
             results.append({"seed": seed, **measure(Path(name), seed, steps)})
         print(json.dumps(results[-1]), flush=True)
     output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "iterative.json").write_text(json.dumps({"flipped": FLIPPED, "runs": results}, indent=1) + "\n")
+    (output_dir / "iterative.json").write_text(
+        json.dumps({"flipped": FLIPPED, "steps": steps, "runs": results}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":
