@@ -21,7 +21,8 @@ import psutil
 from launches import ENVIRONMENT, ROOT
 
 
-WARM_UP_SECONDS = 20  # imports, the first batches, and the allocator's pools
+WARM_UP = 0.25  # of a run: imports, the first batches, and the allocator's pools
+LAST_SAMPLES = 20  # evaluation and saving
 LARGEST_GROWTH = 0.02  # of the memory at the beginning
 
 
@@ -55,14 +56,14 @@ def main(steps: int, output_dir: Path):
         subprocess.run([sys.executable, "-m", "vl_reward.tiny", *sizes], cwd=folder, env=ENVIRONMENT, check=True)
         command = [sys.executable, str(ROOT / "recipes/reward_stage2.py"), "--model_name_or_path", "outputs/tiny/base"]
         command += ["--max_steps", str(steps), "--save_strategy", "steps", "--save_steps", str(steps // 40)]
-        command += ["--save_total_limit", "2", "--output_dir", "out"]
+        command += ["--save_total_limit", "2", "--per_device_train_batch_size", "32", "--output_dir", "out"]
         command += ["--resume_from_checkpoint", "true"]
         runs, start = [], time.monotonic()
         for quarter in (1, 2, 3, 4):
             marker = folder / f"out/checkpoint-{steps * quarter // 4}/complete.json" if quarter < 4 else None
             code, memory = run(command, folder, marker)
             assert code == (0 if quarter == 4 else 128 + signal.SIGTERM), (folder / "log").read_text()[-3000:]
-            warm = memory[2 * WARM_UP_SECONDS : -20]  # the last seconds evaluate and save
+            warm = memory[int(WARM_UP * len(memory)) : -LAST_SAMPLES]
             assert len(warm) >= 20, f"the run took {len(memory) / 2:.0f} s: take more steps"
             tenth = len(warm) // 10
             first, last = statistics.median(warm[:tenth]), statistics.median(warm[-tenth:])
