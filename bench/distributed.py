@@ -74,6 +74,7 @@ def all_cells() -> list[Cell]:
         cell
         for cell in cells
         if (cell.shared or cell.recipe not in ("grpo", "sample_responses"))
+        and (cell.recipe, cell.launch) != ("grpo", ALONE)  # which draws other samples
         and (cell.recipe != "mpo ahead" or cell.weights == "full" or (cell.launch == ALONE and cell.shared))
     ]
 
