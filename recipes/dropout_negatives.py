@@ -12,7 +12,8 @@ accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/dropou
     --config recipes/configs/qwen2_5_vl_7b/dropout_negatives.yaml
 
 Reads the candidates of sample_responses.py and the policy that made them. Writes `samples` (shards, as they are made: a
-stopped run goes on), the dataset `preferences` in TRL's vision-preference format, and `negatives.json`.
+stopped run goes on), the dataset `preferences` in TRL's vision-preference format, `negatives.json` and `refused.jsonl`:
+candidates that cannot be used.
 """
 
 import json
@@ -29,6 +30,8 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_
 from vl_reward import DatasetArguments, RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.inference.resumable_store import ResumableStore
+from vl_reward.preflight.row_checks import ResponsesCheck
+from vl_reward.preflight.usable_rows import UsableRows
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
@@ -83,11 +86,16 @@ def main(script_args, sampling, model_args):
     # Dataset
     ####################
     dataset = NamedDataset(script_args.dataset_name, columns=script_args.columns)
-    candidates = dataset.split(script_args.dataset_train_split)
-    fraction, chosen = script_args.kept_fraction, []
-    for texts, reasons in zip(candidates["responses"], candidates["finish_reasons"], strict=True):
+    candidates, output_dir = dataset.split(script_args.dataset_train_split), Path(script_args.output_dir)
+    if "finish_reasons" not in candidates.column_names:
+        state.print("The candidates have no `finish_reasons`: every response counts as finished.")
+    check = ResponsesCheck(processor, empty_ones=True)
+    checked = UsableRows(candidates, check, output_dir, script_args.max_refused)
+    candidates, fraction, chosen = checked.rows, script_args.kept_fraction, []
+    for row in candidates.remove_columns("images"):
         # Edit here: which response is the chosen one.
-        finished = [text for text, reason in zip(texts, reasons, strict=True) if reason == "stop"]
+        ends = row.get("finish_reasons") or ["stop"] * len(row["responses"])
+        finished = [text for text, end in zip(row["responses"], ends, strict=True) if end == "stop"]
         chosen.append(next((text for text in finished if beginning(text, fraction)), None))
     usable = [i for i, images in enumerate(candidates["images"]) if images and chosen[i] is not None]
     begun = [beginning(chosen[i], fraction) for i in usable]
@@ -99,8 +107,8 @@ def main(script_args, sampling, model_args):
     ####################
     # Sampling
     ####################
-    output_dir, fingerprint = Path(script_args.output_dir), sampler.fingerprint(seed=script_args.seed)
-    store = ResumableStore(output_dir / "samples", fingerprint, prompts, script_args.shard_size)
+    fingerprint, places = sampler.fingerprint(seed=script_args.seed), [checked.places[i] for i in usable]
+    store = ResumableStore(output_dir / "samples", fingerprint, prompts, script_args.shard_size, places=places)
     for number, rows in store.pending():
         set_seed(script_args.seed + number)
         responses, finish_reasons = sampler([row["prompt"] for row in rows], [row["images"] for row in rows])
@@ -122,7 +130,8 @@ def main(script_args, sampling, model_args):
         rows.append(i)
         for side, response in (("chosen", chosen[i]), ("rejected", rejected)):
             columns[side].append([{"role": "assistant", "content": response}])
-    report = {"prompts": len(candidates), **counts, "policy": model_args.model_name_or_path}
+    report = {"prompts": len(candidates), "refused_rows": len(checked.refused), **counts}
+    report |= {"policy": model_args.model_name_or_path}
     report |= asdict(script_args) | asdict(sampling)
     (output_dir / "negatives.json").write_text(json.dumps(report, indent=2))
     print(json.dumps(report, indent=2))

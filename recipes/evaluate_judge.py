@@ -11,8 +11,8 @@ Qwen2.5-VL-7B on VL-RewardBench, on 8 GPUs:
 accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/evaluate_judge.py \
     --config recipes/configs/qwen2_5_vl_7b/evaluate_judge.yaml
 
-Writes `judgements` (shards, as they are made: a stopped run goes on), `votes.jsonl` (every judgement), `results.json`
-and, for a benchmark, `table.md`.
+Writes `judgements` (shards, as they are made: a stopped run goes on), `votes.jsonl` (every judgement), `results.json`,
+`refused.jsonl` (rows that cannot be used) and, for a benchmark, `table.md`.
 """
 
 import json
@@ -32,14 +32,13 @@ from vl_reward.benchmarks.judge_verdict import LetterVerdict, NumberedVerdict
 from vl_reward.benchmarks.report import BenchmarkReport, PublishedTable
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.inference.resumable_store import ResumableStore
+from vl_reward.preflight.row_checks import JudgeCheck
+from vl_reward.preflight.usable_rows import UsableRows
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
-BENCHMARKS = {
-    "vl_rewardbench": vl_rewardbench,
-    "multimodal_rewardbench": multimodal_rewardbench,
-    "rewardbench": rewardbench,
-}
+MODULES = (multimodal_rewardbench, rewardbench, vl_rewardbench)
+BENCHMARKS = {module.__name__.split(".")[-1]: module for module in MODULES}
 
 
 @dataclass
@@ -94,7 +93,9 @@ def main(script_args, sampling, model_args):
     ####################
     asked = AskedRows(rows, BenchmarkImages(folder).of(rows))
     settings = {"votes_per_order": script_args.votes_per_order, "seed": script_args.seed, "form": type(form).__name__}
-    store = ResumableStore(output_dir / "judgements", sampler.fingerprint(**settings), asked, script_args.shard_size)
+    usable = UsableRows(asked, JudgeCheck(processor, form), output_dir, script_args.max_refused)
+    judgements, fingerprint = output_dir / "judgements", sampler.fingerprint(**settings)
+    store = ResumableStore(judgements, fingerprint, usable.rows, script_args.shard_size, places=usable.places)
     for number, shard in store.pending():
         set_seed(script_args.seed + number)
         prompts = [form.prompt(row["prompt"], *row["responses"][::order]) for order in (1, -1) for row in shard]
@@ -107,7 +108,8 @@ def main(script_args, sampling, model_args):
     # Evaluation
     ####################
     lines, turn = [], {0: 1, 1: 0, None: None}
-    for i, (row, judged) in enumerate(zip(rows, store.read(), strict=True)):
+    rows, refused = [rows[i] for i in usable.places], [rows[i] for i in usable.left_out]
+    for i, row, judged in zip(usable.places, rows, store.read(), strict=True):
         votes = [form.parse(text) for text in judged["straight"]]
         votes += [turn[form.parse(text)] for text in judged["turned"]]
         lines.append({"row": i, "id": row["id"], "subset": row["subset"], "votes": votes})
@@ -126,7 +128,10 @@ def main(script_args, sampling, model_args):
     results["votes_without_verdict"] = sum(line["votes"].count(None) for line in lines)
     # RewardBench's generative script gives half a point where there is no verdict.
     tie = {"tie": 0.5} if script_args.benchmark == "rewardbench" else {}
-    results |= BenchmarkReport(partial(benchmark.summarize, **tie), [rows[i] for i in kept])(scores)
+    rows = [rows[i] for i in kept]
+    if script_args.benchmark is not None:  # it is of all of its rows: refused ones are in every number as wrong
+        rows, scores = rows + refused, scores + [None] * len(refused)
+    results |= BenchmarkReport(partial(benchmark.summarize, **tie), rows)(scores) | {"refused_rows": len(refused)}
 
     ####################
     # Save

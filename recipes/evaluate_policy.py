@@ -12,7 +12,8 @@ Qwen2.5-VL-7B, on one GPU:
 accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/evaluate_policy.py \
     --config recipes/configs/qwen2_5_vl_7b/evaluate_policy.yaml
 
-Reads a policy, a reward model and a prompt dataset with `answer`. Writes `responses.jsonl` and `results.json`.
+Reads a policy, a reward model and a prompt dataset with `answer`. Writes `responses.jsonl`, `results.json` and
+`refused.jsonl`: prompts that cannot be used.
 """
 
 import json
@@ -36,6 +37,8 @@ from vl_reward import (
 from vl_reward.data.images import blank_image
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.labelling import verifiers
+from vl_reward.preflight.row_checks import PromptCheck
+from vl_reward.preflight.usable_rows import UsableRows
 
 
 INPUTS = ("model_name_or_path", "reward_model", "dataset_name")
@@ -76,7 +79,9 @@ def main(script_args, sampling, model_args):
     ####################
     # Edit here: the rows. `columns` in the YAML maps yours to `id`, `prompt`, `images` and `answer`.
     dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config, script_args.columns)
-    prompts = dataset.split(script_args.dataset_test_split)
+    prompts, output_dir = dataset.split(script_args.dataset_test_split), Path(script_args.output_dir)
+    usable = UsableRows(prompts, PromptCheck(processor), output_dir, script_args.max_refused)
+    prompts = usable.rows
     verifiers.check_answers(verify, prompts.select_columns(["id", "answer"]), needed=True)
     questions, images, answers = prompts["prompt"][:], prompts["images"][:], prompts["answer"][:]
     blank_images = [[blank_image(image) for image in row] for row in images]
@@ -92,6 +97,7 @@ def main(script_args, sampling, model_args):
     results = {
         "model": model_args.model_name_or_path,
         "n_prompts": len(prompts),
+        "refused_rows": len(usable.refused),
         "greedy_characters": fmean(len(row[0]) for row in greedy_responses),
         "greedy_accuracy": accuracy,
         "greedy_standard_error": math.sqrt(accuracy * (1 - accuracy) / len(prompts)),
@@ -99,7 +105,6 @@ def main(script_args, sampling, model_args):
         "blank_image_accuracy": fmean(bool(verify(row[0], a)) for row, a in zip(blank_responses, answers, strict=True)),
     }
     lines = [{"id": i, "greedy": row[0]} for i, row in zip(prompts["id"], greedy_responses, strict=True)]
-
     if script_args.reward_model is not None:
         scorer = RewardScorer.from_pretrained(script_args.reward_model, dtype=model_args.dtype)
         if not model_args.share_prefixes:
@@ -135,8 +140,6 @@ def main(script_args, sampling, model_args):
     ####################
     # Save
     ####################
-    output_dir = Path(script_args.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
     (output_dir / "responses.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (output_dir / "results.json").write_text(json.dumps(results, indent=2))
     print(json.dumps(results, indent=2))

@@ -16,7 +16,7 @@ Results again from scores, without a model and without images:
 python recipes/evaluate_reward.py --benchmark vl_rewardbench --data_files vl_rewardbench.jsonl \
     --scores_file scores.jsonl --output_dir outputs/vl_rewardbench
 
-Writes `scores.jsonl` (one line per row), `results.json` and, for a benchmark, `table.md`. A stopped run goes on.
+Writes `scores.jsonl`, `results.json`, `refused.jsonl` and, for a benchmark, `table.md`. A stopped run goes on.
 """
 
 import json
@@ -41,6 +41,8 @@ from vl_reward.benchmarks.report import BenchmarkReport, PublishedTable, Trainin
 from vl_reward.benchmarks.score_file import ScoreFile
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.inference.resumable_store import ResumableStore
+from vl_reward.preflight.row_checks import ResponsesCheck
+from vl_reward.preflight.usable_rows import UsableRows
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
@@ -57,12 +59,8 @@ class RewardEvaluationArguments(DatasetArguments):
     data_files: str | None = field(default=None, metadata={"help": "The benchmark's file; without it, its hub id."})
     image_folder: str | None = field(default=None, metadata={"help": "Image paths begin here, not beside the file."})
     scores_file: str | None = field(default=None, metadata={"help": "These are the rows' scores: no model runs."})
-    training_dataset: str | None = field(
-        default=None, metadata={"help": "Results are reported without the rows of this set, too."}
-    )
-    max_hamming_distance: int = field(
-        default=6, metadata={"help": "Images are alike if their hashes differ in at most this many bits of 64."}
-    )
+    training_dataset: str | None = field(default=None, metadata={"help": "Results are given without its rows, too."})
+    max_hamming_distance: int = field(default=6, metadata={"help": "Hashes of one image may differ in so many bits."})
 
 
 def main(script_args, model_args):
@@ -102,15 +100,20 @@ def main(script_args, model_args):
             unshare_prefixes(scorer.model)
         scorer.model.to(state.device)
         asked, with_blank = AskedRows(rows, BenchmarkImages(folder).of(rows)), script_args.benchmark is None
-        store = ResumableStore(output_dir / "scores", scorer.fingerprint(with_blank_images=with_blank), asked)
+        check = ResponsesCheck(scorer.processor, scorer.max_length)
+        usable = UsableRows(asked, check, output_dir, script_args.max_refused)
+        fingerprint = scorer.fingerprint(with_blank_images=with_blank)
+        store = ResumableStore(output_dir / "scores", fingerprint, usable.rows, places=usable.places)
         for number, shard in store.pending():
             blank = {"blank_scores": scorer.score_responses(asked.with_blank_images(shard))} if with_blank else {}
             store.write(number, scores=scorer.score_responses(shard), **blank)
         if not state.is_main_process:
             return state.destroy_process_group()  # an abort at its end would take the process that saves along
-        results = list(store.read())
-        scores = [row["scores"] for row in results]
-        blank_scores = [row["blank_scores"] for row in results] if with_blank else []
+        # A benchmark is of all of its rows: there, refused ones are in every number as wrong.
+        kept = usable.places if with_blank else range(len(rows))
+        scores = dict(zip(usable.places, (row["scores"] for row in store.read()), strict=True))
+        rows, scores = [rows[i] for i in kept], [scores.get(i) for i in kept]
+        blank_scores = [row["blank_scores"] for row in store.read()] if with_blank else []
 
     ####################
     # Evaluation
@@ -123,6 +126,7 @@ def main(script_args, model_args):
     results |= BenchmarkReport(benchmark.summarize, rows, overlap)(scores)
     if blank_scores:
         results["blank_image_subsets"] = preferences.summarize(rows, blank_scores)["subsets"]
+        results["refused_rows"] = len(usable.refused)
 
     ####################
     # Save

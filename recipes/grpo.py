@@ -10,8 +10,9 @@ Qwen2.5-VL-7B, full fine-tuning on 8 GPUs of 80 GB:
 accelerate launch --config_file accelerate_configs/deepspeed_zero3.yaml recipes/grpo.py \
     --config recipes/configs/qwen2_5_vl_7b/grpo.yaml
 
-Reads a policy, a reward model and prompts with images. Writes a policy. Watch its accuracy with evaluate_policy.py, not
-the reward: a reward model alone can be exploited, and Skywork R1V2 adds rules to it.
+Reads a policy, a reward model and prompts with images. Writes a policy, and `refused.jsonl`: prompts that cannot be
+trained on. Watch its accuracy with evaluate_policy.py, not the reward: a reward model alone can be exploited, and
+Skywork R1V2 adds rules to it.
 """
 
 import functools
@@ -24,6 +25,8 @@ from trl import GRPOConfig, get_peft_config
 from vl_reward import DatasetArguments, RecipeParser, RewardScorer, VisionModelConfig, share_prefixes
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.memory.estimate import MemoryEstimate
+from vl_reward.preflight.row_checks import PromptCheck
+from vl_reward.preflight.training_rows import TrainingPreflight
 from vl_reward.training.grpo_trainer import VisionGRPOTrainer
 from vl_reward.training.merged_adapter import MergedAdapter
 
@@ -70,7 +73,10 @@ def main(script_args, training_args, model_args):
     ####################
     # Edit here: the rows. `columns` in the YAML maps yours to `prompt` and `images`.
     dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config, script_args.columns)
-    dataset = dataset.split(script_args.dataset_train_split).cast_column("images", List(Image()))
+    # What could not be trained on stops the run now, and not at the step that meets it.
+    preflight = TrainingPreflight(training_args.output_dir)
+    (dataset,) = preflight(PromptCheck(processor), train=dataset.split(script_args.dataset_train_split))
+    dataset = dataset.cast_column("images", List(Image()))
 
     ####################
     # Training

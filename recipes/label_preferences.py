@@ -12,7 +12,8 @@ accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/label_
 
 Reads the candidates of sample_responses.py and a reward model. Writes `scores` and `verdicts` (shards, as they are
 made: a stopped run goes on), `scores.jsonl` (every raw score), the dataset `preferences` in TRL's vision-preference
-format with its card, and `labels.json`: how many prompts gave pairs, why others not, and which answers it cannot read.
+format with its card, `labels.json`: how many prompts gave pairs, why others not, and which answers it cannot read, and
+`refused.jsonl`: rows that cannot be used.
 """
 
 import json
@@ -28,6 +29,8 @@ from vl_reward.inference.resumable_store import ResumableStore
 from vl_reward.labelling import pair_rules, verifiers
 from vl_reward.labelling.labelled_pairs import LabelledPairs
 from vl_reward.labelling.pair_rules import Candidate
+from vl_reward.preflight.row_checks import ResponsesCheck
+from vl_reward.preflight.usable_rows import UsableRows
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
@@ -56,6 +59,7 @@ class LabelArguments(DatasetArguments):
     seed: int = field(default=0, metadata={"help": "The seed decides which pairs are drawn, where a rule draws."})
 
     def __post_init__(self):
+        super().__post_init__()
         pair_rules.check_settings(self.rules, self.max_pairs, self.min_score_margin, self.max_chosen_shorter_fraction)
 
 
@@ -86,18 +90,24 @@ def main(script_args, model_args):
     candidates = dataset.split(script_args.dataset_train_split)
     verify = verifiers.VERIFIERS[script_args.verifier]
     verifiers.check_answers(verify, candidates.remove_columns(["prompt", "images", "responses"]))
+    if "finish_reasons" not in candidates.column_names:
+        state.print("The candidates have no `finish_reasons`: every response counts as finished.")
+    check = ResponsesCheck(scorer.processor, scorer.max_length, empty_ones=True)
+    usable = UsableRows(candidates, check, output_dir, script_args.max_refused)
+    candidates = usable.rows
 
     ####################
     # Scoring
     ####################
     asked = candidates.select_columns(["id", "prompt", "images", "responses"])
-    store = ResumableStore(output_dir / "scores", scorer.fingerprint(), asked)
+    store = ResumableStore(output_dir / "scores", scorer.fingerprint(), asked, places=usable.places)
     for number, rows in store.pending():
         store.write(number, scores=scorer.score_candidates(rows))
     # In a store of their own: another verifier leaves the scores as they are, and images do not matter.
     columns = [name for name in ("prompt", "responses", "answer") if name in candidates.column_names]
     read = candidates.select_columns(columns).add_column("images", [[]] * len(candidates))
-    verdicts = ResumableStore(output_dir / "verdicts", verifiers.fingerprint(script_args.verifier), read)
+    fingerprint = verifiers.fingerprint(script_args.verifier)
+    verdicts = ResumableStore(output_dir / "verdicts", fingerprint, read, places=usable.places)
     for number, rows in verdicts.pending():
         verdicts.write(number, **verifiers.read_responses(verify, rows))
     if not state.is_main_process:
@@ -109,7 +119,8 @@ def main(script_args, model_args):
     rows = candidates.remove_columns("images")
     for i, (row, scores, read) in enumerate(zip(rows, store.read(), verdicts.read(), strict=True)):
         has_answer = bool(verifiers.accepted_answers(row.get("answer")))
-        responses = zip(row["responses"], scores["scores"], row["finish_reasons"], *read.values(), strict=True)
+        ends = row.get("finish_reasons") or ["stop"] * len(row["responses"])
+        responses = zip(row["responses"], scores["scores"], ends, *read.values(), strict=True)
         # Edit here: what is known of a response.
         scored = [
             Candidate(text, score, end == "stop", answer, is_correct, unreadable=has_answer and is_correct is None)
@@ -123,7 +134,7 @@ def main(script_args, model_args):
     # Save
     ####################
     settings = {"reward_model": model_args.model_name_or_path, "reward_fingerprint": store.fingerprint}
-    settings |= {"settings": asdict(script_args)}
+    settings |= {"refused_rows": len(usable.refused), "settings": asdict(script_args)}
     report = pairs.save(candidates, script_args.max_chosen_shorter_fraction, script_args.seed, settings)
     print(json.dumps(report, indent=2))
 

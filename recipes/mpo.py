@@ -12,7 +12,7 @@ accelerate launch --config_file accelerate_configs/deepspeed_zero3.yaml recipes/
 
 Reads the policy that was sampled from, the preferences of label_preferences.py and, with `verifiable_dataset`, prompts
 with answers, on which accuracy is measured every `eval_steps`: training stops when it stops rising, and the best
-checkpoint is kept. Writes a better policy.
+checkpoint is kept. Writes a better policy, and `refused.jsonl`: rows that cannot be trained on.
 """
 
 import functools
@@ -25,6 +25,8 @@ from vl_reward import DatasetArguments, MPOTrainer, RecipeParser, SamplingParame
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.labelling.verifiers import VERIFIERS
 from vl_reward.memory.estimate import MemoryEstimate
+from vl_reward.preflight.row_checks import PolicyPairCheck, PromptCheck
+from vl_reward.preflight.training_rows import TrainingPreflight
 from vl_reward.training.greedy_accuracy import GreedyAccuracy
 from vl_reward.training.merged_adapter import MergedAdapter
 
@@ -83,10 +85,14 @@ def main(script_args, training_args, model_args):
     ####################
     # Edit here: the rows. `columns` in the YAML maps yours to `prompt`, `chosen`, `rejected` and `images`.
     dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config, script_args.columns)
-    dataset = dataset.split(script_args.dataset_train_split)
+    # What could not be trained on stops the run now, and not at the step that meets it.
+    preflight = TrainingPreflight(training_args.output_dir, script_args.too_long, training_args.dataset_num_proc)
+    check = PolicyPairCheck(processor, training_args.max_length)
+    (dataset,) = preflight(check, train=dataset.split(script_args.dataset_train_split))
     early_stopping = {}
     if script_args.verifiable_dataset is not None:
         prompts = NamedDataset(script_args.verifiable_dataset).split(script_args.dataset_test_split)
+        (prompts,) = preflight(PromptCheck(processor), verifiable=prompts)
         sampling = SamplingParameters(max_new_tokens=script_args.max_new_tokens, temperature=0.0)
         accuracy = GreedyAccuracy(processor, prompts, VERIFIERS[script_args.verifier], sampling)
         callback = EarlyStoppingCallback(script_args.patience)

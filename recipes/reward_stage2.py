@@ -16,7 +16,7 @@ accelerate launch --config_file accelerate_configs/deepspeed_zero3.yaml recipes/
     --config recipes/configs/qwen2_5_vl_7b/reward_stage2.yaml
 
 Reads a Qwen2.5-VL checkpoint (stage 1) or a reward model (stage 2) and a preference dataset with `prompt`, `chosen`,
-`rejected` and `images`. Writes a reward model.
+`rejected` and `images`. Writes a reward model, and `refused.jsonl`: rows that cannot be trained on.
 """
 
 import functools
@@ -34,6 +34,8 @@ from vl_reward import (
 )
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.memory.estimate import MemoryEstimate
+from vl_reward.preflight.row_checks import PairCheck
+from vl_reward.preflight.training_rows import TrainingPreflight
 from vl_reward.training.merged_adapter import MergedAdapter
 
 
@@ -76,14 +78,19 @@ def main(script_args, training_args, model_args):
     # --- STAGE 2: text-only pairs come in addition to the images ---
     # --- end of STAGE ---
 
+    # What could not be trained on stops the run now, and not at the step that meets it.
+    preflight = TrainingPreflight(training_args.output_dir, script_args.too_long, training_args.dataset_num_proc)
+    check = PairCheck(processor, training_args.max_length)
+    train_dataset, eval_dataset = preflight(check, train=splits[0], eval=splits[1])
+
     ####################
     # Training
     ####################
     trainer = VisionRewardTrainer(
         model=model,
         args=training_args,
-        train_dataset=splits[0],
-        eval_dataset=splits[1],
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
         processing_class=processor,
         peft_config=get_peft_config(model_args),  # with LoRA, head and projector are trained in full
     )

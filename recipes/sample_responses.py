@@ -18,7 +18,8 @@ python recipes/sample_responses.py --config recipes/configs/qwen2_5_vl_7b/sample
     --engine server --server_url http://localhost:8000/v1
 
 Reads a policy and a prompt dataset (`id`, `prompt`, `images`, optionally `answer`). Writes `samples` (shards, as they
-are made: a stopped run goes on), `candidates` (the prompts with `responses` and `finish_reasons`) and `sampling.json`.
+are made: a stopped run goes on), `candidates` (the prompts with `responses` and `finish_reasons`), `sampling.json` and
+`refused.jsonl`: prompts that cannot be used.
 """
 
 import json
@@ -36,6 +37,8 @@ from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.inference.resumable_store import ResumableStore
 from vl_reward.inference.server_sampler import ServerSampler
 from vl_reward.inference.vllm_sampler import VLLMSampler
+from vl_reward.preflight.row_checks import PromptCheck
+from vl_reward.preflight.usable_rows import UsableRows
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
@@ -86,16 +89,18 @@ def main(script_args, sampling, model_args):
     ####################
     # Edit here: the rows. `columns` in the YAML maps yours to `id`, `prompt`, `images` and `answer`.
     dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config, script_args.columns)
-    prompts = dataset.split(script_args.dataset_train_split)
+    output_dir, prompts = Path(script_args.output_dir), dataset.split(script_args.dataset_train_split)
+    usable = UsableRows(prompts, PromptCheck(processor), output_dir, script_args.max_refused)
+    prompts = usable.rows
 
     ####################
     # Sampling
     ####################
-    output_dir = Path(script_args.output_dir)
     settings = {"num_generations": script_args.num_generations, "seed": script_args.seed}
     fingerprint = sampler.fingerprint(**settings)
     asked = prompts.select_columns(["id", "prompt", "images"])
-    store = ResumableStore(output_dir / "samples", fingerprint, asked, script_args.shard_size)
+    samples = output_dir / "samples"
+    store = ResumableStore(samples, fingerprint, asked, script_args.shard_size, places=usable.places)
     for number, rows in store.pending():
         set_seed(script_args.seed + number)
         questions, images = ([row[key] for row in rows] for key in ("prompt", "images"))
@@ -115,6 +120,7 @@ def main(script_args, sampling, model_args):
         "engine": script_args.engine,
         "fingerprint": fingerprint,
         "prompts": len(prompts),
+        "refused_rows": len(usable.refused),
         **asdict(sampling),
         **settings,
         "prompts_with_all_responses_equal": different.count(1) / len(prompts),

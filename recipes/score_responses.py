@@ -16,8 +16,9 @@ python recipes/score_responses.py --model_name_or_path outputs/tiny/reward_stage
     --dataset_name responses.jsonl --output_dir scored
 
 Writes `scored.jsonl` (the rows in their order, with a list `scores` in the order of the responses; `null` for an empty
-one), `scores` (shards, as they are made: a stopped run goes on) and `scoring.json`. Image paths stay as they are: those
-that began at the input's folder are found by other recipes if `output_dir` is that folder.
+one), `scores` (shards, as they are made: a stopped run goes on), `scoring.json`, and `refused.jsonl`, the rows that are
+left out since they cannot be used. Image paths stay as they are: those that began at the input's folder are found by
+other recipes if `output_dir` is that folder.
 """
 
 import json
@@ -31,6 +32,8 @@ from accelerate import PartialState
 from vl_reward import DatasetArguments, RecipeParser, RewardModelConfig, RewardScorer, unshare_prefixes
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.inference.resumable_store import ResumableStore
+from vl_reward.preflight.row_checks import ResponsesCheck
+from vl_reward.preflight.usable_rows import UsableRows
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
@@ -60,7 +63,8 @@ def main(script_args, model_args):
     if "response" in rows.column_names:
         texts = rows.select_columns([name for name in ("response", "responses") if name in rows.column_names])
         texts = [[row["response"]] if row.get("responses") is None else row["responses"] for row in texts]
-        rows = rows.select_columns(["id", "prompt", "images"]).add_column("responses", texts)
+        rows = rows.remove_columns(sorted({"response", "responses"} & set(rows.column_names)))
+        rows = rows.add_column("responses", texts)
 
     ####################
     # Model & Processor
@@ -80,8 +84,10 @@ def main(script_args, model_args):
     ####################
     # Scoring
     ####################
-    asked = rows.select_columns(["id", "prompt", "images", "responses"])
-    store = ResumableStore(output_dir / "scores", scorer.fingerprint(), asked, script_args.shard_size)
+    check = ResponsesCheck(scorer.processor, scorer.max_length, empty_ones=True)
+    usable = UsableRows(rows, check, output_dir, script_args.max_refused)
+    asked, scores = usable.rows.select_columns(["id", "prompt", "images", "responses"]), output_dir / "scores"
+    store = ResumableStore(scores, scorer.fingerprint(), asked, script_args.shard_size, places=usable.places)
     for number, shard in store.pending():
         store.write(number, scores=scorer.score_candidates(shard))
     if not state.is_main_process:
@@ -91,16 +97,21 @@ def main(script_args, model_args):
     # Save
     ####################
     report = {"reward_model": model_args.model_name_or_path, "reward_fingerprint": store.fingerprint}
-    report |= {"dataset": script_args.dataset_name, "rows": len(rows), "responses": 0, "empty_responses": 0}
+    report |= {"dataset": script_args.dataset_name, "rows": len(rows), "refused_rows": len(usable.refused)}
+    report |= {"responses": 0, "empty_responses": 0}
+    given, places = dataset.objects(script_args.dataset_train_split), set(usable.places)
+    given = (row for place, row in enumerate(given) if place in places)
     partial = output_dir / "scored.jsonl.partial"
     with open(partial, "w", encoding="utf-8") as file:
-        for row, scored in zip(dataset.objects(script_args.dataset_train_split), store.read(), strict=True):
+        for row, scored in zip(given, store.read(), strict=True):
             file.write(json.dumps(row | scored, ensure_ascii=False) + "\n")
             report["responses"] += len(scored["scores"])
             report["empty_responses"] += scored["scores"].count(None)
     os.replace(partial, output_dir / "scored.jsonl")
     (output_dir / "scoring.json").write_text(json.dumps(report, indent=2))
     print(json.dumps(report, indent=2))
+    if report["responses"] == report["empty_responses"]:
+        raise ValueError(f"No response has a score: {script_args.dataset_name} holds none, or empty ones alone.")
 
 
 if __name__ == "__main__":

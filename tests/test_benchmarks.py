@@ -391,9 +391,9 @@ def test_images_are_found_under_the_folder_and_nowhere_else(tmp_path):
     assert list(paths) == [[f"{root}/a.png"], [f"{root}/video/clip/1.jpg", f"{root}/video/clip/2.jpg"], []]
     for path in ("../secret.png", str(tmp_path / "secret.png")):
         with pytest.raises(ValueError, match="Row 0: the image .* lies outside"):
-            images.of([{"images": [path]}])
+            list(images.of([{"images": [path]}]))
     with pytest.raises(FileNotFoundError, match="Row 1: there is no image"):
-        images.of([{"images": []}, {"images": ["b.png"]}])
+        list(images.of([{"images": []}, {"images": ["b.png"]}]))
 
 
 def test_an_empty_path_is_not_the_folder(tmp_path):
@@ -401,12 +401,12 @@ def test_an_empty_path_is_not_the_folder(tmp_path):
         PILImage.new("RGB", (4, 4)).save(tmp_path / name)
     for path in ("", "."):
         with pytest.raises(ValueError, match="Row 0 .x.: the image .* is the image folder itself"):
-            BenchmarkImages(tmp_path).of([{"id": "x", "images": [path]}])
+            list(BenchmarkImages(tmp_path).of([{"id": "x", "images": [path]}]))
     for null in ("", None):
         (row,) = vl_rewardbench.load(write_lines(tmp_path / "rows.jsonl", [vl_row("mmmu_1", image=null)]))
         assert list(BenchmarkImages(tmp_path).of([row])) == [[]]
     with pytest.raises(ValueError, match="Row 0: an image is null"):
-        BenchmarkImages(tmp_path).of([{"images": [None]}])
+        list(BenchmarkImages(tmp_path).of([{"images": [None]}]))
     assert list(BenchmarkImages(tmp_path).of([{"images": None}])) == [[]]
 
 
@@ -441,14 +441,15 @@ def test_own_preferences_are_read_in_all_forms(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"chosen": ""}, "row p: the chosen response is empty"),
-        ({"rejected": None}, "row p: the rejected response is missing"),
-        ({"prompt": None}, "row p: the two conversations share no prompt"),
+        ({"chosen": ""}, "the chosen response is empty"),
+        ({"rejected": None}, "the rejected response is missing"),
+        ({"prompt": None}, "the two conversations share no prompt"),
     ],
 )
-def test_own_preferences_that_are_none_are_named(changes, message):
-    with pytest.raises(ValueError, match=message):
-        preferences.load(Dataset.from_list([own_pair(id="good"), own_pair(**changes)]))
+def test_own_preferences_that_are_none_are_marked(changes, message):
+    good, bad = preferences.load(Dataset.from_list([own_pair(id="good"), own_pair(**changes)]))
+    assert good["responses"] == ["A", "B"] and "unreadable" not in good
+    assert bad["unreadable"].startswith(message) and (bad["id"], bad["responses"]) == ("p", [])
 
 
 def test_own_preferences_without_a_column_a_split_or_rows_are_refused():
@@ -461,10 +462,7 @@ def test_own_preferences_without_a_column_a_split_or_rows_are_refused():
         preferences.load(data.select([]))
 
 
-def test_own_images_are_checked_before_the_work_and_not_held(tmp_path):
-    bad = Dataset.from_list([own_pair(images=[str(tmp_path / "none.png")])])
-    with pytest.raises(ValueError, match="Row 0 .p.: .*none.png could not be decoded"):
-        BenchmarkImages(None).of(preferences.load(bad))
+def test_own_images_are_not_held():
     pairs = [own_pair(images=[PILImage.new("RGB", (4 + i, 4))]) for i in range(3)]
     rows = preferences.load(Dataset.from_list(pairs).cast_column("images", List(Image())))
     asked = AskedRows(rows, BenchmarkImages(None).of(rows))
@@ -472,6 +470,33 @@ def test_own_images_are_checked_before_the_work_and_not_held(tmp_path):
     assert [row["id"] for row in asked] == ["0 (p)", "1 (p)", "2 (p)"]
     blank = AskedRows.with_blank_images(list(asked))
     assert [row["images"][0].size for row in blank] == [(4, 4), (5, 4), (6, 4)]
+    assert [row["id"] for row in asked.select([2, 0])] == ["2 (p)", "0 (p)"]
+
+
+def test_a_row_whose_image_is_not_found_is_marked(tmp_path):
+    PILImage.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    rows = vl_rewardbench.load(
+        write_lines(tmp_path / "rows.jsonl", [vl_row("x", image="a.png"), vl_row("y", image="b.png")])
+    )
+    there, gone = AskedRows(rows, BenchmarkImages(tmp_path).of(rows))
+    assert there["images"] == [str(tmp_path / "a.png")] and "unreadable" not in there
+    assert gone["images"] == [] and gone["unreadable"].startswith(f"there is no image {tmp_path}/b.png. Fetch")
+
+
+def test_a_refused_row_is_in_every_number_as_a_wrong_one():
+    rows = [{"id": str(i), "subset": "s", "responses": ["x", "yy"], "preferred": i % 2} for i in range(4)]
+    results = BenchmarkReport(preferences.summarize, rows)([[2.0, 1.0], None, [1.0, 2.0], [0.0, 1.0]])
+    assert (results["n"], results["overall"], results["ties"], results["refused_rows"]) == (4, 0.5, 0, 1)
+    without = results["without_refused_rows"]
+    assert (without["n"], without["accuracy"], without["subsets"]) == (3, 2 / 3, {"s": 2 / 3})
+    whole = BenchmarkReport(preferences.summarize, rows[:1] + rows[2:])([[2.0, 1.0], [1.0, 2.0], [0.0, 1.0]])
+    assert results["length_correlation"] == whole["length_correlation"]
+    assert whole["refused_rows"] == 0 and "without_refused_rows" not in whole
+    best_of_4 = [{"id": "a", "subset": "Math", "responses": list("wxyz"), "num_correct": 1}] * 2
+    results = BenchmarkReport(rewardbench2.summarize, best_of_4)([[3.0, 0.0, 1.0, 2.0], None])
+    assert (results["subsets"]["Math"]["accuracy"], results["ties"]) == (0.5, 0)
+    with pytest.raises(ValueError, match="None of 4 rows has scores"):
+        BenchmarkReport(preferences.summarize, rows)([None] * 4)
 
 
 # What every result carries

@@ -168,4 +168,4 @@ def test_own_preferences_with_paths_and_without_images(world, tmp_path):
     rows[2]["images"] = [str(tmp_path / "none.png")]
     Dataset.from_list(rows).save_to_disk(tmp_path / "bad")
     output = evaluate(world, *options, "--dataset_name", tmp_path / "bad", fails=True)
-    assert "Row 2 (p2): " in output and "none.png could not be decoded" in output
+    assert "row 2 (p2): " in output and "none.png could not be decoded" in output

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "src/vl_reward"
 # Each folder may import from those of the lines below its own, and from itself.
 FLOORS = [
     ["tiny"],
-    ["labelling", "training"],
+    ["labelling", "preflight", "training"],
     ["curation", "inference"],
     ["benchmarks", "memory"],
     ["models", "data", "prefix_sharing", "arguments"],

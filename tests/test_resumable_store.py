@@ -106,6 +106,17 @@ def test_processes_in_step_have_as_many_shards_each(tmp_path):
     assert rounds == [[2, 4], [3, 4]]
 
 
+def test_a_row_that_is_left_out_or_mended_changes_its_own_shard_alone(tmp_path):
+    whole = open_store(tmp_path)
+    answer(whole)
+    before = contents(whole)
+    places = [0, 1, 2, 3, 5, 9]  # without the fifth row, and without the third shard
+    some = open_store(tmp_path, rows=[ROWS[i] for i in places], places=places)
+    assert answer(some) == [1] and before.items() <= contents(some).items()
+    assert [row["responses"][0] for row in some.read()] == [f"question {i}: a" for i in places]
+    assert answer(open_store(tmp_path)) == [] and len(contents(whole)) == 5
+
+
 def test_another_model_prompt_or_image_is_done_anew(tmp_path):
     (tmp_path / "a.png").write_bytes(b"a")
     (tmp_path / "b.png").write_bytes(b"b")

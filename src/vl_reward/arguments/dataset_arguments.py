@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from typing import Literal
 
 from trl import ScriptArguments
 
@@ -9,14 +10,20 @@ from trl import ScriptArguments
 @dataclass
 class DatasetArguments(ScriptArguments):
     """
-    [`~trl.ScriptArguments`] of a recipe whose `dataset_name` may have columns of other names.
+    [`~trl.ScriptArguments`] of a recipe whose `dataset_name` may have columns of other names, and rows that cannot be
+    used. A recipe reads `max_refused` or `too_long`, and one that does not refuses it.
 
     Parameters:
         columns (`dict` or `str`, *optional*):
             Names that the recipe reads, each with the dataset's own name for it. A string is read as JSON.
+        max_refused (`float`, *optional*, defaults to `0.01`):
+            The fraction of the rows that may be unusable: they are left out, and listed in `refused.jsonl`. With more
+            of them the run stops.
+        too_long (`str`, *optional*, defaults to `"stop"`):
+            Whether training stops for rows over `max_length`, or drops them.
 
     Raises:
-        ValueError: If `columns` is not a mapping from names to names.
+        ValueError: If `columns` is not a mapping from names to names, or `max_refused` is no fraction.
     """
 
     # A `dict` alone could not be given on the command line: the parser would call `dict` on the text.
@@ -26,6 +33,12 @@ class DatasetArguments(ScriptArguments):
             "help": "The dataset's own names of columns, by the names that are read: "
             '`{"prompt": "question", "images": "image"}`.'
         },
+    )
+    max_refused: float = field(
+        default=0.01, metadata={"help": "The run stops if more than this fraction of the rows cannot be used."}
+    )
+    too_long: Literal["stop", "drop"] = field(
+        default="stop", metadata={"help": "Rows over `max_length` stop the run before its first step, or are dropped."}
     )
 
     def __post_init__(self):
@@ -40,6 +53,8 @@ class DatasetArguments(ScriptArguments):
                 f"`columns: {given}` is no mapping from names to names. Write `columns: {{prompt: question}}` in the "
                 """YAML, or `--columns '{"prompt": "question"}'` on the command line."""
             )
+        if not 0 <= self.max_refused <= 1:
+            raise ValueError(f"`max_refused: {self.max_refused}` is no fraction. 0.01 is one row in a hundred.")
 
 
 def is_mapping_of_names(value: object) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.encoding import named_row
-from ..data.images import as_image_list, blank_image, named_errors, open_image
+from ..data.images import as_image_list, blank_image
 
 
 FRAME_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
@@ -31,20 +31,8 @@ class BenchmarkImages:
         self.folder = None if folder is None else Path(folder).resolve()
 
     def of(self, rows: list[dict]) -> "FoundImages":
-        """
-        The images of each row; those of a video are its frames.
-
-        Raises:
-            ValueError: If a path leaves the folder, or an image cannot be opened. The row is named.
-            FileNotFoundError: If there is no such image, or a folder without frames. The row is named.
-        """
-        found = FoundImages(self, rows)
-        for i in range(len(found)):
-            for image in found[i]:
-                if self.folder is None:
-                    with named_row(found.name(i)), named_errors(image):
-                        open_image(image)
-        return found
+        """The images of each row; those of a video are its frames."""
+        return FoundImages(self, rows)
 
     def find(self, image, row: str = "A row") -> list:
         """What one entry of a row's `images` stands for, as [`load_image`] takes it. Errors name `row`."""
@@ -72,7 +60,13 @@ class BenchmarkImages:
 
 
 class FoundImages(Sequence):
-    """The images of each row, looked up when the row is asked for: those of a whole set do not fit into memory."""
+    """
+    The images of each row, looked up when the row is asked for: those of a whole set do not fit into memory.
+
+    Raises:
+        ValueError: If a path of the row leaves the folder. The row is named.
+        FileNotFoundError: If there is no such image, or a folder without frames. The row is named.
+    """
 
     def __init__(self, images: BenchmarkImages, rows: list[dict]):
         self.images, self.rows = images, rows
@@ -93,23 +87,37 @@ class FoundImages(Sequence):
 
 class AskedRows(Sequence):
     """
-    The rows that a model is asked about, each with its images, by which [`ResumableStore`] knows it.
+    The rows that a model is asked about, each with its images, by which [`ResumableStore`] knows it. One whose images
+    are not found has none, and the reason under `unreadable`.
 
     Args:
         rows (`list[dict]`):
             What a benchmark's `load` gives.
         images ([`FoundImages`]):
             Of the rows.
+        numbers (`Sequence[int]`, *optional*):
+            Only these rows.
     """
 
-    def __init__(self, rows: list[dict], images: FoundImages):
+    def __init__(self, rows: list[dict], images: FoundImages, numbers: Sequence[int] | None = None):
         self.rows, self.images = rows, images
+        self.numbers = range(len(rows)) if numbers is None else numbers
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.numbers)
 
     def __getitem__(self, i: int) -> dict:
-        return {**self.rows[i], "images": self.images[i], "id": self.images.name(i).removeprefix("Row ")}
+        number = self.numbers[i]
+        name = self.images.name(number)
+        row = {**self.rows[number], "id": name.removeprefix("Row ")}
+        try:
+            return row | {"images": self.images[number]}
+        except (ValueError, FileNotFoundError) as error:
+            return row | {"images": [], "unreadable": str(error).removeprefix(f"{name}: ")}
+
+    def select(self, numbers: Sequence[int]) -> "AskedRows":
+        """Some of these rows, named as they are here."""
+        return AskedRows(self.rows, self.images, [self.numbers[i] for i in numbers])
 
     @staticmethod
     def with_blank_images(rows: list[dict]) -> list[dict]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from datasets import Dataset, DatasetDict, Image, List
 
-from ..data.encoding import named_row
 from ..data.images import as_image_list
 from ..data.messages import split_pair, text_of
 from ..data.splits import split_of
@@ -31,11 +30,10 @@ def load(dataset: Dataset | DatasetDict, split: str = "test") -> list[dict]:
 
     Returns:
         `list[dict]`: `id`, `subset` (the source, or `"all"`), `prompt`, `images`, `responses` (chosen, rejected) and
-        `preferred` (0).
+        `preferred` (0). What [`split_pair`] refuses has the reason under `unreadable`, and no responses.
 
     Raises:
-        ValueError: For a column or a split that is missing, a set without rows, and what [`split_pair`] refuses. The
-            row is named.
+        ValueError: For a column or a split that is missing, and a set without rows.
     """
     dataset = split_of(dataset, split, "dataset_test_split")
     if missing := sorted({"chosen", "rejected", "images"} - set(dataset.column_names)):
@@ -50,18 +48,14 @@ def load(dataset: Dataset | DatasetDict, split: str = "test") -> list[dict]:
     images, rows = dataset.select_columns("images"), []
     for number, row in enumerate(dataset.remove_columns("images")):
         name = str(number if row.get("id") is None else row["id"])
-        with named_row(f"row {name}"):
-            prompt, chosen, rejected = split_pair(row.get("prompt"), row["chosen"], row["rejected"])
-        rows.append(
-            {
-                "id": name,
-                "subset": row.get("source") or "all",
-                "prompt": prompt,
-                "images": RowImages(images, number),
-                "responses": [text_of(chosen), text_of(rejected)],
-                "preferred": 0,
-            }
-        )
+        read = {"id": name, "subset": row.get("source") or "all", "images": RowImages(images, number), "preferred": 0}
+        try:
+            if row.get("unreadable"):
+                raise ValueError(row["unreadable"])
+            prompt, *sides = split_pair(row.get("prompt"), row["chosen"], row["rejected"])
+            rows.append(read | {"prompt": prompt, "responses": list(map(text_of, sides))})
+        except ValueError as error:
+            rows.append(read | {"prompt": [], "responses": [], "unreadable": str(error)})
     return rows
 
 

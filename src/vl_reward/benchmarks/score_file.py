@@ -8,7 +8,8 @@ from pathlib import Path
 class ScoreFile:
     """
     JSON lines of `{"row": 0, "scores": [1.5, -0.25]}`, one per row of a benchmark file and in its order, scores in the
-    order of the row's responses. More keys may be there: what [`ScoreFile.write`] writes can be read again.
+    order of the row's responses; `{"row": 0, "scores": null}` for a row that was refused. More keys may be there: what
+    [`ScoreFile.write`] writes can be read again.
 
     Args:
         path (`str` or `Path`):
@@ -18,10 +19,10 @@ class ScoreFile:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def read(self, rows: list[dict]) -> list[list[float]]:
+    def read(self, rows: list[dict]) -> list[list[float] | None]:
         """
-        Read and check the scores of `rows`, which hold `responses`. A score may stand in a list of its own, `[1.5]`, as
-        pipelines of transformers write it.
+        Read and check the scores of `rows`, which hold `responses`, `None` for those that were refused. A score may
+        stand in a list of its own, `[1.5]`, as pipelines of transformers write it.
 
         Raises:
             ValueError: For a torn line, a line that is missing, twice there or out of order, a wrong number of scores,
@@ -38,7 +39,7 @@ class ScoreFile:
                 raise ValueError(f"{self.path}, line {i + 1} is not JSON ({error}): it is torn.") from error
             if (
                 not isinstance(line, dict)
-                or not isinstance(line.get("scores"), list)
+                or not isinstance(line.get("scores", 0), list | None)
                 or type(line.get("row")) is not int
             ):
                 raise ValueError(f'{self.path}, line {i + 1}: `{{"row": {i}, "scores": [...]}}` is needed.')
@@ -52,7 +53,10 @@ class ScoreFile:
             raise ValueError(
                 f"{self.path} has {len(scores)} lines, and the benchmark's file {len(rows)} rows. Write one per row."
             )
-        return [self._check(i, row, values) for i, (row, values) in enumerate(zip(rows, scores, strict=True))]
+        return [
+            None if values is None else self._check(i, row, values)
+            for i, (row, values) in enumerate(zip(rows, scores, strict=True))
+        ]
 
     def _check(self, i: int, row: dict, values: list) -> list[float]:
         values = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in values]
@@ -68,10 +72,10 @@ class ScoreFile:
                 )
         return [float(value) for value in values]
 
-    def write(self, rows: list[dict], scores: list[list[float]], **columns: list) -> None:
+    def write(self, rows: list[dict], scores: list[list[float] | None], **columns: list) -> None:
         """Write `row`, `id`, `subset`, `scores`, `lengths` (characters) and the given columns, one line per row."""
         with open(self.path, "w", encoding="utf-8") as file:
             for i, (row, values) in enumerate(zip(rows, scores, strict=True)):
-                line = {"row": i, "id": row["id"], "subset": row["subset"], "scores": list(values)}
+                line = {"row": i, "id": row["id"], "subset": row["subset"], "scores": values}
                 line["lengths"] = [len(response) for response in row["responses"]]
                 file.write(json.dumps(line | {name: column[i] for name, column in columns.items()}) + "\n")

@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset, Features, List, Value
 from transformers import ProcessorMixin
 
-from ..data.encoding import count_visual_tokens, render
+from ..data.encoding import count_tokens, render
 from ..data.image_similarity import perceptual_hash, pixel_hash, thumbnail
 from ..data.images import image_key, load_image
 from ..data.messages import as_messages, text_of
@@ -66,7 +66,7 @@ def inspect_images(images: list[dict], known: dict) -> tuple[list[tuple], str | 
     return shown, None, None
 
 
-def count_tokens(processor: ProcessorMixin, row: dict) -> int:
+def count_pair_tokens(processor: ProcessorMixin, row: dict) -> int:
     """
     Tokens of the longer of the two conversations, as [`encode_conversations`] makes them.
 
@@ -76,8 +76,8 @@ def count_tokens(processor: ProcessorMixin, row: dict) -> int:
     lengths = []
     for side in ("chosen", "rejected"):
         text = render(processor, row["source"], as_messages(row["prompt"], row[side]), row["images"])
-        lengths.append(len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]))
-    return max(lengths) - len(row["images"]) + count_visual_tokens(processor, row["source"], row["images"])
+        lengths.append(count_tokens(processor, row["source"], [text], row["images"]))
+    return max(lengths)
 
 
 def inspect_batch(batch: dict[str, list], processor: ProcessorMixin | None) -> dict[str, list]:
@@ -91,7 +91,7 @@ def inspect_batch(batch: dict[str, list], processor: ProcessorMixin | None) -> d
         n_tokens, bad_text = None, None
         if processor is not None and bad_image is None:
             try:
-                n_tokens = count_tokens(processor, row)
+                n_tokens = count_pair_tokens(processor, row)
             except ValueError as error:
                 bad_text = str(error)
         inspected.append(

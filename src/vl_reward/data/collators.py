@@ -12,7 +12,7 @@ from transformers import ProcessorMixin
 from transformers.data.data_collator import DataCollatorMixin
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
-from .encoding import encode_conversations, load_images, named_row, render, render_prompt
+from .encoding import check_length, encode_conversations, load_images, named_row, render, render_prompt
 from .messages import join_turns, split_pair
 
 
@@ -135,12 +135,7 @@ class DataCollatorForMPO(DataCollatorForVisionPreference):
             # TRL takes plain strings for rendered ones.
             batch = super().torch_call([self.render_pair(*row) for row in zip(names, pairs, images, strict=True)])
         for name, length in zip(names * 2, batch["attention_mask"].sum(1).tolist(), strict=True):
-            if self.max_pair_length is not None and length > self.max_pair_length:
-                raise ValueError(
-                    f"{name}: a response has {length} tokens, image tokens included, and `max_length` is "
-                    f"{self.max_pair_length}. It is not cut. Raise `max_length`, lower the processor's "
-                    "`max_pixels`, or leave the pair out."
-                )
+            check_length(f"{name}: a response", length, self.max_pair_length)
         if "pixel_values" not in batch:
             add_blank_image(self.processor, batch)
         batch["id"] = names

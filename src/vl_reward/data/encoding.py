@@ -13,6 +13,10 @@ from .messages import as_messages, text_of
 from .placeholders import place_images
 
 
+class TooLong(ValueError):
+    """A conversation with more tokens than `max_length`."""
+
+
 @contextmanager
 def named_row(name: str) -> Iterator[None]:
     """
@@ -64,6 +68,25 @@ def count_visual_tokens(processor: ProcessorMixin, name: str, images: list | Non
                 width, height = open_image(image).size
             patches += image_processor.get_number_of_image_patches(height, width, {})
     return patches // image_processor.merge_size**2
+
+
+def count_tokens(processor: ProcessorMixin, name: str, texts: list[str], images: list | None) -> int:
+    """Tokens of a rendered conversation, which may be in parts, and of its images, from their headers."""
+    n_tokens = sum(map(len, processor.tokenizer(texts, add_special_tokens=False)["input_ids"]))
+    return n_tokens - len(as_image_list(images)) + count_visual_tokens(processor, name, images)
+
+
+def check_length(name: str, n_tokens: int, max_length: int | None) -> None:
+    """
+    Raises:
+        TooLong: If a conversation has more than `max_length` tokens.
+    """
+    if max_length is not None and n_tokens > max_length:
+        raise TooLong(
+            f"{name} has {n_tokens} tokens, image tokens included, and `max_length` is {max_length}. It is not cut, "
+            "since the end of the answer is what counts. Raise `max_length`, lower the processor's `max_pixels`, or "
+            "leave the row out."
+        )
 
 
 def fill(name: str, messages: list[dict], images: list) -> list[dict]:
@@ -193,11 +216,6 @@ def encode_conversations(
 
     lengths = batch["attention_mask"].sum(1)
     for name, length in zip(names, lengths.tolist(), strict=True):
-        if max_length is not None and length > max_length:
-            raise ValueError(
-                f"{name} has {length} tokens, image tokens included, and `max_length` is {max_length}. It is not cut, "
-                "since the end of the answer is what is scored. Raise `max_length`, lower the processor's "
-                "`max_pixels`, or leave the row out."
-            )
+        check_length(name, length, max_length)
     assert batch["input_ids"][range(len(lengths)), lengths - 1].unique().numel() == 1, "rows end in different tokens"
     return batch

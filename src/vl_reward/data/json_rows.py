@@ -69,6 +69,21 @@ def read_row(path: Path, number: int, row: dict) -> dict:
         return read
 
 
+def read_or_marked_row(path: Path, number: int, row: dict) -> dict:
+    """
+    What [`read_row`] gives. A row that cannot be read has no messages, an empty image if it is one with images, and the
+    reason in `unreadable`: whoever uses the set says how many such rows may be.
+    """
+    try:
+        return read_row(path, number, row)
+    except ValueError as error:
+        name = str(number if row.get("id") is None else row["id"])
+        rest = {key: value for key, value in row.items() if key != "image"} | dict.fromkeys(ROLE_OF.keys() & row, [])
+        reason = str(error).removeprefix(f"{path}, row {name}: ")
+        images = [{"bytes": None, "path": ""}] if row.get("images") or row.get("image") else []
+        return rest | {"id": name, "images": images, "unreadable": reason}
+
+
 def located(image: str | bytes | dict, folder: Path) -> dict:
     """An image as bytes or path, a relative path made absolute. A data URL is bytes: `datasets` cannot open it."""
     image = {"bytes": image, "path": None} if isinstance(image, bytes) else image

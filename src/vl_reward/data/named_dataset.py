@@ -21,7 +21,7 @@ from datasets import (
 )
 
 from .content_groups import group_by_content
-from .json_rows import ROLE_OF, as_dataset, located, parse_json_rows, read_row, renamed
+from .json_rows import ROLE_OF, as_dataset, located, parse_json_rows, read_or_marked_row, renamed
 from .messages import text_of
 
 
@@ -37,7 +37,8 @@ HELD_OUT = 0.02  # of the rows, where a set has no test split; our choice
 
 class NamedDataset:
     """
-    Rows in TRL's vision-preference format, or prompts in its form. Images are not decoded.
+    Rows in TRL's vision-preference format, or prompts in its form. Images are not decoded. Where rows of a JSON file
+    cannot be read, there is a column `unreadable` with the reason.
 
     Args:
         name (`str`):
@@ -50,8 +51,8 @@ class NamedDataset:
             column of the dataset that has one of these names by itself is left out, with a warning.
 
     Raises:
-        ValueError: For a row that cannot be read, by its id or number; for a folder that holds no dataset, or several
-            files; and for `columns` that names what is not there.
+        ValueError: For a line that is not JSON, by its number; for a folder that holds no dataset, or several files;
+            and for `columns` that names what is not there.
 
     Example:
     ```python
@@ -89,7 +90,7 @@ class NamedDataset:
         rows = self.json_rows()
         replaced = self.replaced_by_columns(dict.fromkeys(key for row in rows for key in row))
         rows = [renamed(row, self.columns, replaced) for row in rows]
-        return as_dataset([read_row(self.path, *row) for row in enumerate(rows)], self.name)
+        return as_dataset([read_or_marked_row(self.path, *row) for row in enumerate(rows)], self.name)
 
     def json_rows(self) -> list[dict]:
         return parse_json_rows(self.path.read_text(encoding="utf-8-sig"), self.name)

@@ -55,17 +55,27 @@ def gathered(tensor: torch.Tensor):
 def row_key(fingerprint: str, row: dict) -> str:
     """
     A hash of a model and of a row that it is asked about: the bytes of its `images`, and all other columns but its
-    `id`, which is in the message where it cannot be read.
+    `id`, which is in the message where it cannot be hashed. A row that cannot be used has one, too: where a prompt is
+    no conversation it is taken as it is, and where there is no file, that is what the hash is of.
     """
     with named_row(f"row {row.get('id', '?')}"):
         texts = {key: value for key, value in row.items() if key not in ("id", "images")}
-        texts["prompt"] = as_messages(row["prompt"], [])
+        with contextlib.suppress(ValueError):
+            texts["prompt"] = as_messages(row.get("prompt"), [])
         digest = hashlib.sha256(json.dumps([fingerprint, texts], sort_keys=True).encode())
         for image in as_image_list(row["images"]):
             key = image_key(image)
             if isinstance(key, int):  # a decoded image
                 key = repr((image.mode, image.size)).encode() + image.tobytes()
             elif isinstance(key, str):
-                key = key.encode() if key.startswith("data:") else Path(key).read_bytes()
+                key = key.encode() if key.startswith("data:") else file_bytes(key)
             digest.update(hashlib.sha256(key).digest())
         return digest.hexdigest()
+
+
+def file_bytes(path: str) -> bytes:
+    """A file's bytes, or the path where it cannot be read. Pipes and devices, which might never end, are not opened."""
+    try:
+        return Path(path).read_bytes() if Path(path).is_file() else repr(path).encode()
+    except (OSError, ValueError):
+        return repr(path).encode()

@@ -44,6 +44,9 @@ class ResumableStore:
         in_step (`bool`, *optional*, defaults to `False`):
             Whether all processes do their shards in the same rounds, as a model that is sharded among them needs: each
             of its forward passes wants all processes.
+        places (`Sequence[int]`, *optional*):
+            Where each row stands in a larger set, in ascending order. Shards are cut from that set, so a row that is
+            left out of `rows`, or comes back once it is mended, changes its own shard alone.
 
     Raises:
         OSError: If the disk is full, say. The shards before are kept.
@@ -64,11 +67,14 @@ class ResumableStore:
         rows: Sequence[dict],
         shard_size: int = 16,
         in_step: bool = False,
+        places: Sequence[int] | None = None,
     ):
         self.state = PartialState()
         self.folder, self.fingerprint = Path(folder) / fingerprint[:16], fingerprint
         self.rows, self.in_step = rows, in_step
-        self.shards = [range(start, min(start + shard_size, len(rows))) for start in range(0, len(rows), shard_size)]
+        self.shards: dict[int, list[int]] = {}  # row numbers by shard; one without rows does not exist
+        for i, place in enumerate(range(len(rows)) if places is None else places):
+            self.shards.setdefault(place // shard_size, []).append(i)
         self.paths: dict[int, Path] = {}
         self.run = broadcast_object_list([secrets.token_hex(8)])[0]  # what an earlier run has begun does not count
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +89,7 @@ class ResumableStore:
 
     def missing(self) -> list[int]:
         """The numbers of the shards that are not on disk."""
-        return [number for number in range(len(self.shards)) if not self.path(number).exists()]
+        return [number for number in self.shards if not self.path(number).exists()]
 
     def pending(self) -> Iterator[tuple[int, list[dict]]]:
         """
@@ -113,8 +119,8 @@ class ResumableStore:
                 leftover.unlink()
 
     def _own_then_others(self) -> Iterator[int]:
-        n, rank, world = len(self.shards), self.state.process_index, self.state.num_processes
-        for number in [*range(rank, n, world), *reversed(range(n))]:
+        numbers, rank, world = list(self.shards), self.state.process_index, self.state.num_processes
+        for number in [*numbers[rank::world], *reversed(numbers)]:
             if self.path(number).exists():
                 continue
             begun = self.folder / f".{self.run}.begun"
@@ -170,7 +176,7 @@ class ResumableStore:
                 f"{self.path(missing[0]).name}. A process was stopped: run the same command again, it does what is "
                 "missing."
             )
-        return [str(self.path(number)) for number in range(len(self.shards))]
+        return [str(self.path(number)) for number in self.shards]
 
     def read(self) -> Iterator[dict]:
         """The results of all rows, in their order, read as they are needed. Raises what [`files`] does."""

@@ -19,6 +19,15 @@ from ..prefix_sharing.share_prefixes import share_prefixes, shares_prefixes
 from .fingerprints import model_fingerprint
 
 
+def check_responses(name: str, responses: object) -> None:
+    """
+    Raises:
+        ValueError: If a row's responses are not a list of strings.
+    """
+    if not isinstance(responses, list) or not all(isinstance(text, str) for text in responses):
+        raise ValueError(f"{name}: `responses` is {responses!r}, not a list of strings.")
+
+
 class RewardScorer:
     """
     Scores responses with a reward model. The call has the signature of TRL's `reward_funcs`.
@@ -113,8 +122,7 @@ class RewardScorer:
         """
         unique = []
         for i, row in enumerate(rows):
-            if not isinstance(row["responses"], list) or not all(isinstance(text, str) for text in row["responses"]):
-                raise ValueError(f"row {row.get('id', i)}: `responses` is {row['responses']!r}, not a list of strings.")
+            check_responses(f"row {row.get('id', i)}", row["responses"])
             unique += [(i, text) for text in dict.fromkeys(row["responses"]) if text.strip()]
         prompts, images = ([rows[i].get(key) for i, _ in unique] for key in ("prompt", "images"))
         names = [f"response {rows[i]['responses'].index(text)} of row {rows[i].get('id', i)}" for i, text in unique]

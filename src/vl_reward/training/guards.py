@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
@@ -24,6 +25,7 @@ class TrainerGuards(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        check_all_are_there(kwargs.get("train_dataset"), self.train_dataset)
         started = int(os.environ.get("WORLD_SIZE", 1))
         if started != self.args.world_size:
             raise ValueError(
@@ -69,6 +71,13 @@ class TrainerGuards(Trainer):
             self.accelerator.wait_for_everyone()
             self.accelerator.end_training()
             raise SystemExit(StopSignal.EXIT_CODE)
+        if self.state.global_step == 0:
+            raise ValueError(
+                f"Training ended without a step, so nothing is saved. There are {len(self.train_dataset):,} rows, "
+                f"{self.args.num_train_epochs:g} epochs, and {self.args.world_size} processes with batches of "
+                f"{self.args.per_device_train_batch_size} rows, {self.args.gradient_accumulation_steps} to a step. "
+                "Give more rows or epochs, or lower `per_device_train_batch_size`."
+            )
         return output
 
     def _save_checkpoint(self, model, trial):
@@ -101,6 +110,18 @@ class TrainerGuards(Trainer):
                 f"checkpoint in {self.args.output_dir}. Lower the learning rate, or look at the rows of this step."
             )
         return loss
+
+
+def check_all_are_there(given, used):
+    """
+    Raises:
+        ValueError: If the trainer has another number of rows than it was given: TRL filters some without a word.
+    """
+    if isinstance(given, Dataset) and len(used) != len(given):
+        raise ValueError(
+            f"{len(given):,} rows were given to train on, and the trainer kept {len(used):,}. Look at what TRL's "
+            "options filter, and leave rows out before."
+        )
 
 
 def check_finite(log_probs: list[tuple[str, str, float, float]], step: int, output_dir: str):

@@ -80,6 +80,17 @@ class VisionRewardTrainer(TrainerGuards, RewardTrainer):
     def _set_signature_columns_if_needed(self):
         self._signature_columns = ["id", "prompt", "chosen", "rejected", "images", "margin"]
 
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"):
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        measured = metrics.get(f"{metric_key_prefix}_n_pairs")  # several sets by their names have theirs one by one
+        if isinstance(rows, Dataset) and measured != len(rows):
+            raise ValueError(
+                f"{measured} pairs were measured, and the set has {len(rows)}, so the accuracy is that of other rows. "
+                "Look at what the collator or the dataloader leaves out."
+            )
+        return metrics
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Returns the scores as `(num_pairs, 2)`, one row per pair, for Trainer to gather without repeated pairs."""
         inputs = self._prepare_inputs(inputs)

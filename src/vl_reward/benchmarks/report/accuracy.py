@@ -32,6 +32,12 @@ def count_ties(scores: list[list[float]]) -> int:
     return sum(row.count(max(row)) > 1 for row in map(list, scores))
 
 
+def wrong_scores(row: dict) -> list[float]:
+    """Scores of a row's responses by which it is wrong under each benchmark's rule, and no tie."""
+    right = [row["preferred"]] if "preferred" in row else range(row["num_correct"])
+    return [0.0 if i in right else 1.0 + i for i in range(len(row["responses"]))]
+
+
 def group_rows(names: list[str]) -> dict[str, list[int]]:
     """Row numbers by name, in the order in which the names first occur."""
     groups = {}

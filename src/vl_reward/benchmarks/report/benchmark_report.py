@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .accuracy import wrong_scores
 from .training_overlap import TrainingOverlap
 
 
@@ -41,18 +42,28 @@ class BenchmarkReport:
         self.rows = rows
         self.overlap = overlap
 
-    def __call__(self, scores: list[list[float]]) -> dict:
+    def __call__(self, scores: list[list[float] | None]) -> dict:
         """
         Args:
-            scores (`list[list[float]]`):
-                One score per response of each row.
+            scores (`list[list[float] | None]`):
+                One score per response of each row. `None` for a row that was refused: it is in all numbers as a wrong
+                one, since a benchmark is of all of its rows.
 
         Returns:
-            `dict`: the benchmark's own numbers, `length_correlation`, `baselines` (what preferring the shorter, the
-            longer or the file's first response gives, `overall` as `accuracy`) and, with an overlap,
-            `without_training_rows`.
+            `dict`: the benchmark's own numbers, `refused_rows`, `length_correlation` (of the scored rows), `baselines`
+            (what preferring the shorter, the longer or the file's first response gives, `overall` as `accuracy`), with
+            an overlap `without_training_rows`, and, where rows were refused, `without_refused_rows`.
+
+        Raises:
+            ValueError: If every row was refused.
         """
-        results = self.summarize(self.rows, scores) | {"length_correlation": length_correlation(self.rows, scores)}
+        scored = [i for i, row in enumerate(scores) if row is not None]
+        if not scored:
+            raise ValueError(f"None of {len(scores)} rows has scores, so there is nothing to measure.")
+        scores = [wrong_scores(row) if some is None else some for row, some in zip(self.rows, scores, strict=True)]
+        results = self.summarize(self.rows, scores) | {"refused_rows": len(scores) - len(scored)}
+        of_scored = [self.rows[i] for i in scored], [scores[i] for i in scored]
+        results["length_correlation"] = length_correlation(*of_scored)
         texts = [row["responses"] for row in self.rows]
         baselines = {
             "shorter_is_better": [[-len(text) for text in row] for row in texts],
@@ -64,6 +75,8 @@ class BenchmarkReport:
         }
         if self.overlap is not None:
             results["without_training_rows"] = self._without_training_rows(scores)
+        if results["refused_rows"]:
+            results["without_refused_rows"] = self._without_intervals(self.summarize(*of_scored))
         return results
 
     def _without_intervals(self, results: dict) -> dict:

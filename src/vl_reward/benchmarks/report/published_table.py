@@ -35,6 +35,8 @@ class PublishedTable:
             value = parts[column]["accuracy"] if column in parts else results.get(column)
             own.append(None if value is None else 100 * value)
         source = f"this run, {results['n']:,} rows"
+        if results.get("refused_rows"):
+            source += f", {results['refused_rows']:,} refused and counted as wrong"
         if results.get("missing_subsets"):
             source += f", without {', '.join(results['missing_subsets'])}"
         rows = [(row["model"], row["values"], row["source"]) for row in self.table["rows"]]

@@ -1,0 +1,105 @@
+"""The rows of a set that can be used, and the account of the others."""
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import PartialState
+from datasets import Dataset
+
+from ..inference.resumable_store import ResumableStore
+from .row_checks import PromptCheck
+
+
+logger = logging.getLogger(__name__)
+
+CHECKED_AT_A_TIME = 256
+EXAMPLES = 3
+
+
+def verdicts_on(rows: Dataset | Sequence[dict], check: PromptCheck, folder: str | Path, workers=None) -> list[dict]:
+    """
+    What `check` says of each row. It is kept in `checks` in the folder: every process does its share, and a row is met
+    again only when it has changed.
+
+    Args:
+        rows (`Dataset` or `Sequence[dict]`):
+            All rows. Images must not be decoded.
+        check ([`PromptCheck`]):
+            From a row to its verdict.
+        folder (`str` or `Path`):
+            Of the run.
+        workers (`multiprocessing.Pool`, *optional*):
+            They do this process's share.
+    """
+    if isinstance(rows, Dataset):
+        rows = rows.select_columns([name for name in check.columns if name in rows.column_names])
+    store = ResumableStore(Path(folder) / "checks", check.fingerprint(), rows, CHECKED_AT_A_TIME)
+    for number, shard in store.pending():
+        verdicts = list(map(check, shard) if workers is None else workers.imap(check, shard, chunksize=8))
+        store.write(number, **{key: [verdict[key] for verdict in verdicts] for key in ("refused", "too_long")})
+    return list(store.read())
+
+
+def write_refused(folder: str | Path, refused: list[dict]) -> None:
+    """Write `refused.jsonl`, whole or not at all, and wait until it is there: whoever raises now is the run's end."""
+    state = PartialState()
+    if state.is_main_process:
+        partial = Path(folder) / "refused.jsonl.partial"
+        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in refused), encoding="utf-8")
+        os.replace(partial, Path(folder) / "refused.jsonl")
+    state.wait_for_everyone()
+
+
+def shown(refused: list[dict]) -> str:
+    """The first few rows that are refused, in an error message."""
+    told = "; ".join(f"row {row['id']}: {row['reason'].removesuffix('.')}" for row in refused[:EXAMPLES])
+    return told + (f"; and {len(refused) - EXAMPLES:,} more" if len(refused) > EXAMPLES else "")
+
+
+class UsableRows:
+    """
+    Finds the rows that a model can be asked about, before it is asked about any. The others go to `refused.jsonl`, with
+    their ids and reasons, and the run goes on without them, unless there are too many.
+
+    Args:
+        rows (`Dataset` or `AskedRows`):
+            All rows.
+        check ([`PromptCheck`]):
+            Says why a row cannot be used.
+        folder (`str` or `Path`):
+            Where to write.
+        max_refused (`float`):
+            The fraction of the rows that may be refused.
+
+    Attributes:
+        rows (`Dataset` or `AskedRows`): Those that can be used.
+        places (`list[int]`): Where each of them stands among all, as [`ResumableStore`] takes it.
+        left_out (`list[int]`): Where the others stand.
+        refused (`list[dict]`): Their `id` and `reason`.
+
+    Raises:
+        ValueError: If more rows are refused than `max_refused` allows, or none is left.
+    """
+
+    def __init__(self, rows: Dataset | Sequence[dict], check: PromptCheck, folder: str | Path, max_refused: float):
+        if not len(rows):
+            raise ValueError("The set has no rows, so there is nothing to do.")
+        reasons = [verdict["refused"] for verdict in verdicts_on(rows, check, folder)]
+        self.places = [i for i, reason in enumerate(reasons) if reason is None]
+        self.left_out = [i for i, reason in enumerate(reasons) if reason is not None]
+        self.refused = [{"id": rows[i]["id"], "reason": reasons[i]} for i in self.left_out]
+        write_refused(folder, self.refused)
+        if len(self.refused) > max_refused * len(rows) or not self.places:
+            raise ValueError(
+                f"{len(self.refused):,} of {len(rows):,} rows cannot be used, {len(self.refused) / len(rows):.1%}, and "
+                f"`max_refused` is {max_refused}: {shown(self.refused)}. {Path(folder) / 'refused.jsonl'} has all of "
+                "them. Mend them, take them out, or raise `max_refused`."
+            )
+        if self.refused and PartialState().is_main_process:
+            logger.warning(f"{len(self.refused):,} of {len(rows):,} rows are left out: see {folder}/refused.jsonl.")
+        self.rows = rows.select(self.places)
+        if isinstance(rows, Dataset) and "unreadable" in rows.column_names:
+            self.rows = self.rows.remove_columns("unreadable")
