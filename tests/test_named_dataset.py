@@ -109,7 +109,7 @@ def test_no_image_is_held_out_and_trained_on(tmp_path):
     assert n_test[0] == 40 and train.features["prompt"].feature["role"] == Value("string")
 
 
-def test_conversations_without_a_prompt_are_held_out_by_what_they_ask(tmp_path):
+def test_conversations_without_a_prompt_are_held_out_by_what_they_ask(tmp_path, caplog):
     def turns(number, answer):
         return [{"role": "user", "content": f"q{number // 2}"}, {"role": "assistant", "content": answer}]
 
@@ -119,7 +119,10 @@ def test_conversations_without_a_prompt_are_held_out_by_what_they_ask(tmp_path):
     asked = [{row[0]["content"][0]["text"] for row in split["chosen"]} for split in (train, test)]
     assert (len(train), len(test)) == (18, 2) and not asked[0] & asked[1]
     (tmp_path / "pairs.jsonl").write_text(lines(rows[:2]))
-    with pytest.raises(ValueError, match="its 2 rows all share an image or a prompt, so none can be held out"):
+    train, test = NamedDataset(str(tmp_path / "pairs.jsonl")).train_and_test("train", "test")
+    assert (train["id"][:], test["id"][:]) == (["0"], ["1"]) and "was seen in training in part" in caplog.text
+    (tmp_path / "pairs.jsonl").write_text(lines(rows[:1]))
+    with pytest.raises(ValueError, match="has no split test, and 1 rows to hold some out of"):
         NamedDataset(str(tmp_path / "pairs.jsonl")).train_and_test("train", "test")
 
 

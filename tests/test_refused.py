@@ -49,13 +49,15 @@ def test_what_a_model_would_refuse_in_a_prompt(processor, cut):
     for reason, changes in reasons.items():
         verdict = check({"id": "r", "prompt": "a", "images": []} | changes)
         assert reason in verdict["refused"] and "row r" not in verdict["refused"] and not verdict["too_long"]
-    assert check({"id": "r", "prompt": "a", "images": []}) == {"refused": None, "too_long": False}
+    for none in ([], None):
+        assert check({"id": "r", "prompt": "a", "images": none}) == {"refused": None, "too_long": False}
 
 
 def test_what_a_model_would_refuse_in_responses(processor):
     row = {"id": "r", "prompt": "q", "images": []}
     check = ResponsesCheck(processor, empty_ones=True)
     assert check(row | {"responses": ["a", " "]})["refused"] is None
+    assert check(row | {"responses": ["a"], "images": None})["refused"] is None
     assert check(row | {"responses": ["a", 5]})["refused"] == "`responses` is ['a', 5], not a list of strings."
     assert (
         "response 1 of row r: a message holds ['<|im_start|>']"

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -172,18 +173,25 @@ class NamedDataset:
         Both splits. Where there is no test split, a share of the training rows, drawn by their images or, without
         images, by their prompt: rows that have one in common, directly or through others, stay together.
 
+        Where all rows have an image or a prompt in common, the last rows are held out, and that is said.
+
         Raises:
-            ValueError: If all rows have an image or a prompt in common, so that none can be held out.
+            ValueError: If there is one row only.
         """
         if test in self.splits:
             return self.split(train), self.split(test)
         rows = self.split(train)
         shown = rows.select_columns([name for name in ("prompt", "chosen", "images") if name in rows.column_names])
         held_out = draw_groups([contents_of(row) for row in shown])
-        if not 0 < len(held_out) < len(rows):
+        if len(rows) < 2:
             raise ValueError(
-                f"`dataset_name: {self.name}` has no split {test}, and its {len(rows)} rows all share an image or a "
-                "prompt, so none can be held out. Give it a test split."
+                f"`dataset_name: {self.name}` has no split {test}, and {len(rows)} rows to hold some out of."
+            )
+        if len(held_out) == len(rows):
+            held_out = set(range(len(rows) - math.ceil(HELD_OUT * len(rows)), len(rows)))
+            logger.warning(
+                f"All rows of {self.name} share an image or a prompt: what is held out was seen in training in part, "
+                "and the accuracy on it says little. Give the set a test split."
             )
         logger.warning(f"{self.name} has no split {test}: {len(held_out):,} of {len(rows):,} rows are held out for it.")
         return rows.select([i for i in range(len(rows)) if i not in held_out]), rows.select(sorted(held_out))

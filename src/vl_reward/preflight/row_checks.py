@@ -6,6 +6,7 @@ from transformers import ProcessorMixin
 
 from ..data.collators import DataCollatorForMPO, read_margin, read_pairs
 from ..data.encoding import TooLong, check_length, count_tokens, load_images, named_row, render, render_prompt
+from ..data.images import as_image_list
 from ..data.messages import as_messages, join_turns, split_turns
 from ..data.placeholders import extract_images
 from ..inference.fingerprints import settings_fingerprint
@@ -44,6 +45,8 @@ class PromptCheck:
         try:
             if row.get("unreadable"):
                 raise ValueError(row["unreadable"])
+            with named_row(name):
+                row = row | {"images": as_image_list(row["images"])}  # null is none
             load_images(name, row["images"])  # whole: a file that is cut shows itself in its last bytes
             too_long = None
             for told, texts in self.conversations(name, row):
