@@ -18,7 +18,7 @@ study: .venv/installed
 	$(BIN)/python bench/study_report.py outputs/seed_*/study/study.json --output_dir outputs/study
 
 test: .venv/installed
-	$(BIN)/python -m pytest tests -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
 # Every training on layers as wide as those of 7B and 3B, two of each, on whatever device is there. 20 GB and 20 minutes
 # on a CPU.
