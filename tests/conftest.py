@@ -12,6 +12,7 @@ import shutil  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from datasets import Dataset, Features, Image, List, Value  # noqa: E402
+from tqdm.std import TqdmDefaultWriteLock  # noqa: E402
 from transformers import Qwen2_5_VLForConditionalGeneration  # noqa: E402
 
 from vl_reward import Qwen2_5_VLForSequenceClassification  # noqa: E402
@@ -23,6 +24,8 @@ from vl_reward.tiny.processor import build_processor  # noqa: E402
 
 
 torch.set_num_threads(1)
+# Forked children share this lock of progress bars: one that is killed while it holds it would stop all others.
+TqdmDefaultWriteLock.mp_lock = None
 CANDIDATES = Features(
     {"id": Value("string"), "prompt": List({"role": Value("string"), "content": Value("string")})}
     | {"images": List(Image()), "answer": Value("string")}

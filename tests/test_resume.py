@@ -21,10 +21,12 @@ from vl_reward.training.complete_checkpoint import newest_complete
 TRAIN = """
 import json, os, random, signal, socket, sys, time
 from datasets import load_from_disk
+from tqdm.std import TqdmDefaultWriteLock
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, TrainerCallback, set_seed
 from trl import DPOConfig, RewardConfig
 from vl_reward import MPOTrainer, Qwen2_5_VLForSequenceClassification, VisionRewardTrainer
 
+TqdmDefaultWriteLock.mp_lock = None  # see conftest.py
 kind, processes, model, data, out = sys.argv[1:]
 settings = {"max_steps": 40, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2, "bf16": False}
 settings |= {"per_device_train_batch_size": 2, "use_cpu": True, "report_to": "none", "gradient_checkpointing": False}
