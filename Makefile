@@ -4,7 +4,7 @@ SEED ?= 0
 OUT ?= outputs/tiny
 BIN := .venv/bin
 
-.PHONY: demo study test test-distributed rehearsal soak quality
+.PHONY: demo study test test-vllm test-distributed rehearsal soak quality
 
 demo: .venv/installed
 	$(BIN)/python -m vl_reward.tiny.demo --seed $(SEED) --output_dir $(OUT)
@@ -19,6 +19,10 @@ study: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
+
+# Sampling and serving with a real vLLM on the CPU, in an environment of its own that sees the packages of .venv.
+test-vllm: .venv-vllm/installed
+	.venv-vllm/bin/python -m pytest tests/real_vllm -m vllm
 
 # Every training on layers as wide as those of 7B and 3B, two of each, on whatever device is there. 20 GB and 20 minutes
 # on a CPU.
@@ -41,4 +45,11 @@ quality: .venv/installed
 	@echo "Setting up .venv (a few minutes: PyTorch is large)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --progress-bar on -e '.[dev]'
+	@touch $@
+
+.venv-vllm/installed: .venv/installed tests/real_vllm/requirements.txt
+	$(PYTHON) -m venv .venv-vllm
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	    > "$$(.venv-vllm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	.venv-vllm/bin/python -m pip install --progress-bar on --no-deps --require-hashes -r tests/real_vllm/requirements.txt
 	@touch $@

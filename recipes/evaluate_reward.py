@@ -1,6 +1,5 @@
 """
-How often a reward model prefers the better response: on held-out preferences, with blank images and trivial baselines
-beside it, or on a public benchmark by its official rule.
+How often a reward model prefers the better response: on held-out preferences, or on a benchmark by its official rule.
 
 The embedded world, on a CPU:
 
@@ -27,7 +26,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from vl_reward import DatasetArguments, RecipeParser, RewardModelConfig, RewardScorer, unshare_prefixes
+from vl_reward import DatasetArguments, RecipeParser, RewardModelConfig, RewardScorer, ServerScorer
 from vl_reward.benchmarks import (
     mm_rlhf_rewardbench,
     multimodal_rewardbench,
@@ -88,17 +87,20 @@ def main(script_args, model_args):
     if script_args.scores_file is not None:
         scores, blank_scores = ScoreFile(script_args.scores_file).read(rows), []
     else:
-        scorer = RewardScorer.from_pretrained(
-            model_args.model_name_or_path,
-            max_batch_tokens=model_args.max_batch_tokens,
-            max_length=model_args.max_length,
-            revision=model_args.model_revision,
-            dtype=model_args.dtype,
-            attn_implementation=model_args.attn_implementation,
-        )
-        if not model_args.share_prefixes:
-            unshare_prefixes(scorer.model)
-        scorer.model.to(state.device)
+        if model_args.engine == "server":
+            server = {"batch_size": model_args.requests_in_flight, "max_length": model_args.max_length}
+            scorer = ServerScorer(model_args.server_url, model_args.model_name_or_path, **server)
+        else:
+            scorer = RewardScorer.from_pretrained(
+                model_args.model_name_or_path,
+                max_batch_tokens=model_args.max_batch_tokens,
+                max_length=model_args.max_length,
+                revision=model_args.model_revision,
+                share_prefixes=model_args.share_prefixes,
+                dtype=model_args.dtype,
+                attn_implementation=model_args.attn_implementation,
+            )
+            scorer.model.to(state.device)
         asked, with_blank = AskedRows(rows, BenchmarkImages(folder).of(rows)), script_args.benchmark is None
         check = ResponsesCheck(scorer.processor, scorer.max_length)
         usable = UsableRows(asked, check, output_dir, script_args.max_refused)
@@ -145,5 +147,4 @@ def main(script_args, model_args):
 if __name__ == "__main__":
     given = {argument.split("=")[0] for argument in sys.argv}
     inputs = () if "--scores_file" in given else INPUTS[:1] if "--benchmark" in given else INPUTS
-    parser = RecipeParser((RewardEvaluationArguments, RewardModelConfig), __file__, inputs)
-    main(*parser.parse_args_and_config())
+    main(*RecipeParser((RewardEvaluationArguments, RewardModelConfig), __file__, inputs).parse_args_and_config())

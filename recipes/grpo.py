@@ -17,12 +17,14 @@ Skywork R1V2 adds rules to it.
 
 import functools
 from dataclasses import dataclass, field
+from typing import Literal
 
 from datasets import Image, List
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
 from trl import GRPOConfig, get_peft_config
 
-from vl_reward import DatasetArguments, RecipeParser, RewardScorer, VisionModelConfig, share_prefixes
+from vl_reward import DatasetArguments, RecipeParser, RewardScorer, ServerScorer, VisionModelConfig, share_prefixes
+from vl_reward.arguments.engine_arguments import SERVER_URL
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.memory.estimate import MemoryEstimate
 from vl_reward.preflight.row_checks import PromptCheck
@@ -37,6 +39,10 @@ INPUTS = ("model_name_or_path", "reward_model", "dataset_name")
 @dataclass
 class GRPOArguments(DatasetArguments):
     reward_model: str | None = field(default=None, metadata={"help": "This reward model scores the samples."})
+    engine: Literal["transformers", "server"] = field(
+        default="transformers", metadata={"help": "It runs here, beside the policy, or on vLLM servers."}
+    )
+    server_url: list[str] = field(default_factory=lambda: [SERVER_URL], metadata={"help": "The servers listen here."})
 
 
 def main(script_args, training_args, model_args):
@@ -63,10 +69,12 @@ def main(script_args, training_args, model_args):
     # The samples of a prompt have it and its images in common: those are computed once. It is no option here: it also
     # runs the vision tower for text alone, for which processes with images would wait.
     share_prefixes(model)
-    # Whole on each GPU, beside the policy: the head computes in float32 all the same.
-    reward_dtype = "bfloat16" if training_args.bf16 else "float32"
-    reward_model = RewardScorer.from_pretrained(script_args.reward_model, dtype=reward_dtype)
-    reward_model.model.to(training_args.device)
+    if script_args.engine == "server":  # `reward_model` is the export that the servers serve
+        reward_model = ServerScorer(script_args.server_url, script_args.reward_model)
+    else:  # whole on each GPU, beside the policy: the head computes in float32 all the same
+        reward_dtype = "bfloat16" if training_args.bf16 else "float32"
+        reward_model = RewardScorer.from_pretrained(script_args.reward_model, dtype=reward_dtype)
+        reward_model.model.to(training_args.device)
 
     ####################
     # Dataset

@@ -11,8 +11,8 @@ Qwen2.5-VL-7B, on 8 GPUs:
 accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/sample_responses.py \
     --config recipes/configs/qwen2_5_vl_7b/sample_responses.yaml
 
-The engine is the YAML's choice: `transformers`, `vllm` (the extra; one engine per process), or `server`, a vLLM server
-that runs elsewhere (`vllm serve ... --data-parallel-size 8`):
+The engine is the YAML's choice: `transformers`, `vllm` (the extra; one engine per process), or `server`, one or several
+vLLM servers that run elsewhere (`vllm serve ... --data-parallel-size 8`):
 
 python recipes/sample_responses.py --config recipes/configs/qwen2_5_vl_7b/sample_responses.yaml \
     --engine server --server_url http://localhost:8000/v1
@@ -25,7 +25,6 @@ are made: a stopped run goes on), `candidates` (the prompts with `responses` and
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from accelerate import PartialState
@@ -33,6 +32,7 @@ from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
 
 from vl_reward import DatasetArguments, RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
+from vl_reward.arguments.engine_arguments import SamplingEngineArguments
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.inference.resumable_store import ResumableStore
 from vl_reward.inference.server_sampler import ServerSampler
@@ -53,15 +53,11 @@ class SampleArguments(DatasetArguments):
         default="outputs/candidates", metadata={"help": "The folder that the candidates are written to."}
     )
     num_generations: int = field(default=8, metadata={"help": "Each prompt gets this many responses."})
-    engine: Literal["transformers", "vllm", "server"] = field(
-        default="transformers", metadata={"help": "This generates: transformers or vLLM here, or a vLLM server."}
-    )
-    server_url: str = field(default="http://localhost:8000/v1", metadata={"help": "The server listens here."})
     shard_size: int = field(default=256, metadata={"help": "A stop loses the work on this many prompts at most."})
     seed: int = field(default=0, metadata={"help": "The seed of the first shard; each shard adds its number."})
 
 
-def main(script_args, sampling, model_args):
+def main(script_args, engine_args, sampling, model_args):
     state = PartialState(cpu=not torch.cuda.is_available())
 
     ####################
@@ -70,7 +66,7 @@ def main(script_args, sampling, model_args):
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
     )
-    if script_args.engine == "transformers":
+    if engine_args.engine == "transformers":
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             model_args.model_name_or_path,
             revision=model_args.model_revision,
@@ -78,11 +74,12 @@ def main(script_args, sampling, model_args):
             attn_implementation=model_args.attn_implementation,
         ).to(state.device)
         sampler = ResponseSampler(model, processor, sampling)
-    elif script_args.engine == "vllm":
+    elif engine_args.engine == "vllm":
         loading = {"revision": model_args.model_revision, "dtype": model_args.dtype}
+        loading |= {"engine_kwargs": engine_args.engine_kwargs}
         sampler = VLLMSampler(model_args.model_name_or_path, processor, sampling, **loading)
     else:
-        sampler = ServerSampler(script_args.server_url, model_args.model_name_or_path, processor, sampling)
+        sampler = ServerSampler(engine_args.server_url, model_args.model_name_or_path, processor, sampling)
 
     ####################
     # Dataset
@@ -90,7 +87,8 @@ def main(script_args, sampling, model_args):
     # Edit here: the rows. `columns` in the YAML maps yours to `id`, `prompt`, `images` and `answer`.
     dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config, script_args.columns)
     output_dir, prompts = Path(script_args.output_dir), dataset.split(script_args.dataset_train_split)
-    usable = UsableRows(prompts, PromptCheck(processor), output_dir, script_args.max_refused)
+    check = PromptCheck(processor, sampler.max_prompt_tokens)
+    usable = UsableRows(prompts, check, output_dir, script_args.max_refused)
     prompts = usable.rows
 
     ####################
@@ -110,6 +108,9 @@ def main(script_args, sampling, model_args):
     if not state.is_main_process:
         return state.destroy_process_group()  # an abort at its end would take the process that saves along
     samples = Dataset.from_json(store.files(), features=SAMPLE_FEATURES, cache_dir=str(output_dir / "cache"))
+    unanswered = {i: row["finish_reasons"][0] for i, row in enumerate(samples) if not row["responses"]}
+    answered = usable.refuse(unanswered)  # a server may not take a prompt
+    prompts, samples = usable.rows, samples.select(answered)
 
     ####################
     # Save
@@ -117,7 +118,7 @@ def main(script_args, sampling, model_args):
     different = [len(set(row)) for row in samples["responses"]]
     report = {
         "model": model_args.model_name_or_path,
-        "engine": script_args.engine,
+        "engine": engine_args.engine,
         "fingerprint": fingerprint,
         "prompts": len(prompts),
         "refused_rows": len(usable.refused),
@@ -140,5 +141,7 @@ def main(script_args, sampling, model_args):
 
 
 if __name__ == "__main__":
-    parser = RecipeParser((SampleArguments, SamplingParameters, VisionModelConfig), __file__, INPUTS)
+    parser = RecipeParser(
+        (SampleArguments, SamplingEngineArguments, SamplingParameters, VisionModelConfig), __file__, INPUTS
+    )
     main(*parser.parse_args_and_config())

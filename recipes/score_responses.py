@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from vl_reward import DatasetArguments, RecipeParser, RewardModelConfig, RewardScorer, unshare_prefixes
+from vl_reward import DatasetArguments, RecipeParser, RewardModelConfig, RewardScorer, ServerScorer
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.inference.resumable_store import ResumableStore
 from vl_reward.preflight.row_checks import ResponsesCheck
@@ -69,17 +69,20 @@ def main(script_args, model_args):
     ####################
     # Model & Processor
     ####################
-    scorer = RewardScorer.from_pretrained(
-        model_args.model_name_or_path,
-        max_batch_tokens=model_args.max_batch_tokens,
-        max_length=model_args.max_length,
-        revision=model_args.model_revision,
-        dtype=model_args.dtype,
-        attn_implementation=model_args.attn_implementation,
-    )
-    if not model_args.share_prefixes:
-        unshare_prefixes(scorer.model)
-    scorer.model.to(state.device)
+    if model_args.engine == "server":
+        server = {"batch_size": model_args.requests_in_flight, "max_length": model_args.max_length}
+        scorer = ServerScorer(model_args.server_url, model_args.model_name_or_path, **server)
+    else:
+        scorer = RewardScorer.from_pretrained(
+            model_args.model_name_or_path,
+            max_batch_tokens=model_args.max_batch_tokens,
+            max_length=model_args.max_length,
+            revision=model_args.model_revision,
+            share_prefixes=model_args.share_prefixes,
+            dtype=model_args.dtype,
+            attn_implementation=model_args.attn_implementation,
+        )
+        scorer.model.to(state.device)
 
     ####################
     # Scoring

@@ -11,8 +11,6 @@ from datasets import DatasetDict, concatenate_datasets, load_from_disk
 from launches import ENVIRONMENT, ROOT, launcher
 from peft import PeftModel
 from safetensors.torch import load_file
-from test_server_sampler import serve
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from vl_reward import Qwen2_5_VLForSequenceClassification, RewardScorer
 from vl_reward.labelling.verifiers import exact
@@ -315,25 +313,6 @@ def test_sampling_and_labelling_on_2_processes(folder, stage2, tmp_path):
     assert candidates[0].remove_columns("images")[:] == candidates[1].remove_columns("images")[:]
     scores = [(tmp_path / number / "label_preferences/scores.jsonl").read_bytes() for number in ("one", "two")]
     assert scores[0] == scores[1] and len(scores[0].splitlines()) == len(candidates[0])
-
-
-def test_all_engines_give_the_same_greedy_samples(folder, tmp_path):
-    """vLLM's stand-in with an engine in each of two processes, a local server, and transformers."""
-    (tmp_path / "vllm.py").write_text("from test_vllm_sampler import LLM, SamplingParams\n")
-    environment = {"PYTHONPATH": ":".join(map(str, (ROOT / "src", ROOT / "tests", tmp_path)))}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
-    launch += [str(ROOT / "accelerate_configs/cpu_2_processes.yaml")]
-    policy = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "outputs/tiny/policy", dtype="float32")
-    processor = AutoProcessor.from_pretrained(folder / "outputs/tiny/policy")
-    candidates = {}
-    with serve(policy, processor) as server:
-        for engine, command in (("transformers", []), ("vllm", launch), ("server", [])):
-            command = (command or [sys.executable]) + [str(ROOT / "recipes/sample_responses.py"), "--engine", engine]
-            command += ["--server_url", server.url, "--temperature", "0", "--num_generations", "1"]
-            command += ["--shard_size", "7", "--output_dir", str(tmp_path / engine)]
-            run(command, folder, **environment)
-            candidates[engine] = load_from_disk(tmp_path / engine / "candidates").remove_columns("images")[:]
-    assert candidates["vllm"] == candidates["server"] == candidates["transformers"]
 
 
 @pytest.mark.parametrize("config", ["deepspeed_zero2", "deepspeed_zero3", "fsdp2"])

@@ -6,6 +6,7 @@ from .arguments.recipe_parser import RecipeParser
 from .arguments.sampling_parameters import SamplingParameters
 from .data.collators import DataCollatorForVisionReward
 from .inference.scorer import RewardScorer
+from .inference.server_scorer import ServerScorer
 from .inference.transformers_sampler import ResponseSampler
 from .models.qwen2_5_vl import Qwen2_5_VLForSequenceClassification
 from .prefix_sharing.share_prefixes import share_prefixes, unshare_prefixes
@@ -23,6 +24,7 @@ __all__ = [
     "RewardModelConfig",
     "RewardScorer",
     "SamplingParameters",
+    "ServerScorer",
     "VisionModelConfig",
     "VisionRewardModelConfig",
     "VisionRewardTrainer",

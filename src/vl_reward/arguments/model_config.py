@@ -1,9 +1,12 @@
 """TRL's model arguments, and those that vision-language models and reward models need besides."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Literal
 
 from transformers import BitsAndBytesConfig
 from trl import ModelConfig, get_quantization_config
+
+from .engine_arguments import SERVER_URL
 
 
 @dataclass
@@ -81,6 +84,16 @@ class RewardModelConfig(ModelConfig):
             Refuse a response with more tokens than this, prompt and images included.
         share_prefixes (`bool`, *optional*, defaults to `True`):
             Whether the tokens and images that responses have in common are computed once.
+        engine (`str`, *optional*, defaults to `"transformers"`):
+            `transformers` in this process, or `server`: vLLM servers. `model_name_or_path` is then the folder that
+            `recipes/export_reward.py` wrote and the servers serve.
+        server_url (`list[str]`, *optional*):
+            The servers' addresses.
+        requests_in_flight (`int`, *optional*, defaults to `64`):
+            Responses that each server is asked about at a time.
+
+    Raises:
+        ValueError: If an option is set that the engine has no use for.
     """
 
     max_batch_tokens: int = field(
@@ -92,3 +105,21 @@ class RewardModelConfig(ModelConfig):
     share_prefixes: bool = field(
         default=True, metadata={"help": "The tokens and images that responses have in common are computed once."}
     )
+    engine: Literal["transformers", "server"] = field(
+        default="transformers", metadata={"help": "This scores: transformers here, or vLLM servers."}
+    )
+    server_url: list[str] = field(default_factory=lambda: [SERVER_URL], metadata={"help": "The servers listen here."})
+    requests_in_flight: int = field(
+        default=64, metadata={"help": "Each server is asked about this many responses at a time."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        decided = ("dtype", "model_revision", "attn_implementation", "max_batch_tokens", "share_prefixes")
+        defaults = {one.name: one.default for one in fields(self)}
+        for name in decided if self.engine == "server" else ():
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(
+                    f"`{name}: {getattr(self, name)}` has no effect with `engine: server`: the command that starts the "
+                    "server decides it. Remove it."
+                )

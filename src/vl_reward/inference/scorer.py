@@ -1,6 +1,5 @@
 """A trained reward model as a function from prompts, responses and images to scores."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -8,27 +7,19 @@ import torch
 from tqdm import tqdm
 from transformers import AutoProcessor, ProcessorMixin
 
-from ..data.encoding import count_visual_tokens, encode_conversations, named_row
-from ..data.images import as_image_list, image_key
-from ..data.messages import join_turns, split_turns, text_of
-from ..data.placeholders import extract_images
+from ..data.encoding import count_visual_tokens, encode_conversations
+from ..data.images import image_key
+from ..data.messages import join_turns, text_of
 from ..models.checkpoint_formats import load_value_head
 from ..models.qwen2_5_vl import Qwen2_5_VLForSequenceClassification
 from ..models.whole_weights import whole_weights
-from ..prefix_sharing.share_prefixes import share_prefixes, shares_prefixes
+from ..prefix_sharing.share_prefixes import share_prefixes as share
+from ..prefix_sharing.share_prefixes import shares_prefixes
 from .fingerprints import model_fingerprint
+from .response_scorer import ResponseScorer
 
 
-def check_responses(name: str, responses: object) -> None:
-    """
-    Raises:
-        ValueError: If a row's responses are not a list of strings.
-    """
-    if not isinstance(responses, list) or not all(isinstance(text, str) for text in responses):
-        raise ValueError(f"{name}: `responses` is {responses!r}, not a list of strings.")
-
-
-class RewardScorer:
+class RewardScorer(ResponseScorer):
     """
     Scores responses with a reward model. The call has the signature of TRL's `reward_funcs`.
 
@@ -71,7 +62,6 @@ class RewardScorer:
         self.max_batch_tokens = max_batch_tokens
         self.max_length = max_length
         self.bias = bias
-        self.__name__ = "reward_model"  # GRPOTrainer names its log columns by it
 
     @classmethod
     def from_pretrained(
@@ -80,12 +70,13 @@ class RewardScorer:
         max_batch_tokens: int = 16384,
         max_length: int | None = None,
         revision: str = "main",
+        share_prefixes: bool = True,
         **model_kwargs,
     ) -> "RewardScorer":
         """
         Load model and processor from a checkpoint of this project, or from one with its head in
         `value_head.safetensors`, such as Skywork-VL-Reward-7B; from the hub in `revision`. The model computes what
-        responses have in common once, see [`share_prefixes`].
+        responses have in common once, unless `share_prefixes` is false.
 
         Raises:
             ValueError: If the checkpoint holds no trained reward head.
@@ -102,84 +93,17 @@ class RewardScorer:
             weight, bias = value_head
             model.score.weight.data.copy_(weight)
         processor = AutoProcessor.from_pretrained(path, revision=revision)
-        return cls(share_prefixes(model), processor, max_batch_tokens, max_length, bias)
+        if share_prefixes:
+            share(model)
+        return cls(model, processor, max_batch_tokens, max_length, bias)
 
     def fingerprint(self, **settings) -> str:
         """A hash of the model and of all that decides its scores, `settings` besides."""
         settings |= {"bias": self.bias, "max_batch_tokens": self.max_batch_tokens}
         return model_fingerprint(self.model, self.processor, **settings)
 
-    def score_candidates(self, rows: list[dict]) -> list[list[float | None]]:
-        """
-        Scores of several responses to each prompt. Equal ones are scored once, and an empty one has no score: `None`.
-
-        Args:
-            rows (`list[dict]`):
-                `prompt`, `images` and `responses` (a list of strings) each, and optionally `id` for error messages.
-
-        Raises:
-            ValueError: What the call does, with the row named, and for a response that is no string.
-        """
-        unique = []
-        for i, row in enumerate(rows):
-            check_responses(f"row {row.get('id', i)}", row["responses"])
-            unique += [(i, text) for text in dict.fromkeys(row["responses"]) if text.strip()]
-        prompts, images = ([rows[i].get(key) for i, _ in unique] for key in ("prompt", "images"))
-        names = [f"response {rows[i]['responses'].index(text)} of row {rows[i].get('id', i)}" for i, text in unique]
-        scores = dict(zip(unique, self._score(prompts, [text for _, text in unique], images, names), strict=True))
-        return [[scores.get((i, text)) for text in row["responses"]] for i, row in enumerate(rows)]
-
-    def score_responses(self, rows: list[dict]) -> list[list[float]]:
-        """[`score_candidates`] where every response has to have a score: an empty one is refused."""
-        flat = [(i, k) for i, row in enumerate(rows) for k in range(len(row["responses"]))]
-        prompts, images = ([rows[i][key] for i, _ in flat] for key in ("prompt", "images"))
-        names = [f"response {k} of row {rows[i].get('id', i)}" for i, k in flat]
-        scores = iter(self._score(prompts, [rows[i]["responses"][k] for i, k in flat], images, names))
-        return [[next(scores) for _ in row["responses"]] for row in rows]
-
-    def __call__(self, prompts: list, completions: list, images: list | None = None, **kwargs) -> list[float]:
-        """
-        Args:
-            prompts (`list`):
-                One conversation (list of messages) or one user turn (string) per completion. An answer that a prompt
-                has begun is one turn with its completion.
-            completions (`list`):
-                Strings, lists of one assistant message, or conversations that begin with the prompt.
-            images (`list`, *optional*):
-                One list of images (PIL, path, `data:` URL or bytes) per completion, empty or `None` for text. Without
-                `images`, they are those that the prompts' placeholders hold.
-            **kwargs:
-                A list `id` names the rows in error messages. Others are columns that `GRPOTrainer` passes.
-
-        Returns:
-            `list[float]`: one score per completion, in the order given. Higher is better; only differences between
-            responses to one prompt mean something.
-
-        Raises:
-            ValueError: With the completion's number, for what [`split_turns`] or [`encode_conversations`] refuse, for
-                `images` that are not a list each, and for a score that is not a finite number.
-        """
-        columns = {"prompts": prompts, "completions": completions, "images": images}
-        lengths = {name: len(column) for name, column in columns.items() if column is not None}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(
-                f"{lengths} were given. Each completion needs one prompt, and one list of images: [[image]]."
-            )
-        ids = kwargs.get("id")
-        known = isinstance(ids, list) and len(ids) == len(completions)
-        names = [f"completion {i} of row {ids[i]}" if known else f"completion {i}" for i in range(len(completions))]
-        return self._score(prompts, completions, images, names)
-
     @torch.inference_mode()
-    def _score(self, prompts: list, completions: list, images: list | None, names: list[str]) -> list[float]:
-        rows = []
-        for i, name in enumerate(names):
-            with named_row(name):
-                prompt, held = extract_images(prompts[i])
-                before, answer = split_turns(prompt, completions[i])
-                if not before:
-                    raise ValueError("the prompt is empty, so there is nothing to answer. Leave the row out.")
-                rows.append((before, answer, held if images is None else as_image_list(images[i])))
+    def score_rows(self, rows: list[tuple[list[dict], list[dict], list]], names: list[str]) -> list[float]:
         scores = [0.0] * len(rows)
         progress = tqdm(total=len(rows), desc="Scoring", disable=len(rows) < 100)
         for indices in self._batches(rows, names):
@@ -192,11 +116,6 @@ class RewardScorer:
             )
             logits = self.model(**batch.to(self.model.device), use_cache=False).logits
             for i, score in zip(indices, logits.squeeze(-1).tolist(), strict=True):
-                if not math.isfinite(score + self.bias):
-                    raise ValueError(
-                        f"{names[i]}: its score is {score + self.bias}, which compares with nothing. The weights are "
-                        "broken, or too large for their dtype: load them anew, or in bfloat16 or float32."
-                    )
                 scores[i] = score + self.bias
             progress.update(len(indices))
         return scores

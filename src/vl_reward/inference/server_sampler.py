@@ -1,21 +1,15 @@
-"""Responses of a policy that a vLLM server runs, on as many GPUs and machines as it has."""
+"""Responses of a policy that vLLM servers run, on as many GPUs and machines as they have."""
 
-import base64
-import io
-import json
-import urllib.error
-import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import torch
-from tqdm import tqdm
 from transformers import ProcessorMixin
 
 from ..arguments.sampling_parameters import SamplingParameters
 from ..data.encoding import check_control_tokens, encode_prompts, fill, load_images, named_row
 from ..data.messages import as_messages
 from .fingerprints import settings_fingerprint
+from .server_client import RequestRefused, ServerClient, as_openai, as_url, results
 
 
 class ServerSampler:
@@ -27,38 +21,49 @@ class ServerSampler:
     ```
 
     The call, and what it returns, are those of [`ResponseSampler`]. The server renders its own chat template and sizes
-    the images, so the length of the first prompt of each call is compared with the one that training and scoring see.
-    Every sampling parameter is sent, so the checkpoint's `generation_config` does not matter; the seeds of the requests
-    are drawn from torch's, so `set_seed` decides the samples as far as the server is deterministic.
+    the images, so the length of the first prompt of each call is compared with the one that training and scoring see,
+    before the others are asked. Every sampling parameter is sent, so the checkpoint's `generation_config` does not
+    matter; the seeds of the requests are drawn from torch's, so `set_seed` decides the samples as far as the server is
+    deterministic.
 
     Args:
-        url (`str`):
-            The server's address, such as `http://localhost:8000/v1`.
+        url (`str` or `list[str]`):
+            The servers' addresses, such as `http://localhost:8000/v1`.
         model (`str`):
-            The name that it serves the policy under.
+            The name that they serve the policy under.
         processor ([`~transformers.ProcessorMixin`]):
             The policy's processor, whose control tokens are refused in texts and whose pixel budget is sent.
         parameters ([`SamplingParameters`]):
-            How responses are sampled. `batch_size` requests are in flight.
-        timeout (`float`, *optional*, defaults to `3600`):
-            Seconds that a request may take.
+            How responses are sampled. Each server has `batch_size` requests at a time.
+        timeout (`float`, *optional*, defaults to `3600`), patience (`float`, *optional*, defaults to `900`):
+            Seconds that an answer may take, and that the servers may be away, see [`ServerClient`].
+
+    Attributes:
+        max_prompt_tokens (`int`): What the server's context leaves for a prompt.
 
     Raises:
-        ConnectionError: If the server does not answer, or answers with an error; its words are in the message.
-        ValueError: If a prompt has another number of tokens there than here.
+        ConnectionError: If no server answers.
+        ValueError: If a server does not serve the model, refuses a prompt, or reads it as another number of tokens.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | list[str],
         model: str,
         processor: ProcessorMixin,
         parameters: SamplingParameters,
         timeout: float = 3600,
+        patience: float = 900,
     ):
-        self.url, self.processor, self.timeout = url.rstrip("/"), processor, timeout
+        self.processor = processor
         self.parameters = asdict(parameters)
-        self.batch_size = self.parameters.pop("batch_size")
+        self.client = ServerClient(url, self.parameters.pop("batch_size"), timeout, patience)
+        if model not in self.client.models:
+            raise ValueError(
+                f"{self.client.urls[0]} serves {', '.join(self.client.models)}, and `model_name_or_path` is {model}. "
+                "Serve the policy under that name: `--served-model-name`."
+            )
+        self.max_prompt_tokens = self.client.models[model] - self.parameters["max_new_tokens"]
         self.parameters |= {"model": model, "max_tokens": self.parameters.pop("max_new_tokens")}
         self.parameters["mm_processor_kwargs"] = {"size": dict(processor.image_processor.size)}
 
@@ -67,62 +72,54 @@ class ServerSampler:
         A hash of all that is asked for, and of `settings`. The weights are the server's: two policies that it serves
         under one name are not told apart.
         """
-        return settings_fingerprint(self.processor, url=self.url, sampling=self.parameters, **settings)
+        return settings_fingerprint(self.processor, sampling=self.parameters, **settings)
 
     def __call__(
         self, prompts: list, images: list[list], num_generations: int = 1, names: list[str] | None = None
     ) -> tuple[list, list]:
-        """Arguments and result are those of [`ResponseSampler`]."""
+        """
+        Arguments and result are those of [`ResponseSampler`]. A prompt that the server refuses has no responses, and
+        the server's words in the place of its finish reasons: the others are not lost for it.
+        """
+        if not prompts:
+            return [], []
         seeds = torch.randint(2**31, (len(prompts),)).tolist()
         names = names or [f"prompt {i}" for i in range(len(prompts))]
         rows = list(zip(names, prompts, images, seeds, strict=True))
-        with ThreadPoolExecutor(self.batch_size) as pool:
-            answers = list(
-                tqdm(pool.map(lambda row: self._ask(*row, num_generations), rows), total=len(rows), desc="Sampling")
-            )
-        there = answers[0]["usage"]["prompt_tokens"]
         here = encode_prompts(self.processor, prompts[:1], images[:1], names[:1])["input_ids"].shape[1]
+        there = self._ask(*rows[0], 1, max_tokens=1)["usage"]["prompt_tokens"]
         if there != here:
             raise ValueError(
-                f"{names[0]} has {there} tokens at {self.url} and {here} in training and scoring, so the policy was "
-                "asked something else than what is scored. Serve the checkpoint that `model_name_or_path` names, with "
-                "its own chat template and the same `max_pixels`."
+                f"{names[0]} has {there} tokens at {self.client.urls[0]} and {here} in training and scoring, so the "
+                "policy would be asked something else than what is scored. Serve the checkpoint that "
+                "`model_name_or_path` names, with its own chat template and the same `max_pixels`."
             )
-        choices = [answer["choices"] for answer in answers]
-        responses = [[choice["message"]["content"] or "" for choice in row] for row in choices]
-        return responses, [[choice["finish_reason"] for choice in row] for row in choices]
+        # vLLM has one answer to a prompt where nothing is drawn.
+        n = num_generations if self.parameters["temperature"] > 0 else 1
+        with self.client.asking() as ask:
+            answers = results([ask(self._ask_or_say_why, *row, n) for row in rows], "Sampling")
+        responses, finish_reasons = [], []
+        for answer in answers:
+            choices = answer["choices"] * (num_generations // n)
+            responses.append([choice["message"]["content"] or "" for choice in choices])
+            finish_reasons.append([choice["finish_reason"] for choice in choices] or [answer["refused"]])
+        return responses, finish_reasons
 
-    def _ask(self, name: str, prompt: str | list[dict], images: list, seed: int, n: int) -> dict:
+    def _ask_or_say_why(self, *row) -> dict:
+        try:
+            return self._ask(*row)
+        except RequestRefused as error:
+            return {"choices": [], "refused": str(error)}
+
+    def _ask(self, name: str, prompt: str | list[dict], images: list, seed: int, n: int, **parameters) -> dict:
         with named_row(name):
             messages = as_messages(prompt, [])
         check_control_tokens(self.processor, name, messages)
-        filled = fill(name, messages, load_images(name, images))
-        content = [{**message, "content": [as_part(part) for part in message["content"]]} for message in filled]
-        body = {**self.parameters, "messages": content, "n": n, "seed": seed}
+        filled = fill(name, messages, [as_url(image) for image in load_images(name, images)])
+        body = {**self.parameters, "messages": as_openai(filled), "n": n, "seed": seed, **parameters}
         if messages[-1]["role"] == "assistant":
             body |= {"add_generation_prompt": False, "continue_final_message": True}
-        request = urllib.request.Request(
-            f"{self.url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                completion = json.load(answer)
-        except urllib.error.HTTPError as error:
-            raise ConnectionError(
-                f"{name}: {self.url} answered {error.code}: {error.read().decode(errors='replace')[:500]}"
-            ) from error
-        except OSError as error:
-            raise ConnectionError(f"{self.url} does not answer ({error}). Is `vllm serve` running there?") from error
-        if (given := len(completion["choices"])) != n:
-            raise ConnectionError(f"{name}: {self.url} gave {given} responses, and {n} were asked for.")
-        return completion
-
-
-def as_part(part: dict) -> dict:
-    """A part of a message in OpenAI's form, images as data in the URL."""
-    if part["type"] != "image":
-        return part
-    buffer = io.BytesIO()
-    part["image"].save(buffer, "PNG")
-    url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}
+        answer = self.client.post(name, "/v1/chat/completions", body)
+        if (given := len(answer["choices"])) != n:
+            raise ValueError(f"{name}: the server gave {given} responses, and {n} were asked for.")
+        return answer

@@ -24,6 +24,8 @@ class ResponseSampler:
             How responses are sampled.
     """
 
+    max_prompt_tokens = None  # a longer prompt takes longer, and that is all
+
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, parameters: SamplingParameters):
         self.model, self.processor, self.parameters = model.eval(), processor, parameters
         sampling = {"do_sample": parameters.temperature > 0}

@@ -1,7 +1,8 @@
 """Responses of a policy that vLLM runs in this process, on this process's GPU."""
 
+import difflib
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -20,8 +21,8 @@ class VLLMSampler:
 
     vLLM gets prompts as text that the processor's chat template rendered, the one of training and scoring, and puts the
     visual tokens in itself: the tokens of the first prompt of each call are compared with those that training and
-    scoring see. The seeds of the prompts are drawn from torch's, so `set_seed` decides the samples as far as vLLM is
-    deterministic.
+    scoring see, before the others are answered. The seeds of the prompts are drawn from torch's, so `set_seed` decides
+    the samples as far as vLLM is deterministic.
 
     Args:
         model (`str`):
@@ -34,10 +35,16 @@ class VLLMSampler:
             Of the model on the hub.
         dtype (`str`, *optional*, defaults to `"auto"`):
             Of its weights.
+        engine_kwargs (`dict`, *optional*):
+            vLLM's own arguments, such as `max_model_len`, `gpu_memory_utilization` or `tensor_parallel_size`.
+
+    Attributes:
+        max_prompt_tokens (`int`): What the engine's context leaves for a prompt.
 
     Raises:
         ImportError: If vLLM is not installed.
-        ValueError: If a prompt has other tokens there than here.
+        ValueError: If a prompt has other tokens there than here, or for `engine_kwargs` that vLLM does not have, or
+            that are decided otherwise.
     """
 
     def __init__(
@@ -47,9 +54,10 @@ class VLLMSampler:
         parameters: SamplingParameters,
         revision: str | None = None,
         dtype: str = "auto",
+        engine_kwargs: dict | None = None,
     ):
         try:
-            from vllm import LLM  # a large extra, which only this engine needs
+            from vllm import LLM, EngineArgs  # a large extra, which only this engine needs
         except ImportError as error:
             raise ImportError("The engine `vllm` needs vLLM: `pip install 'vl-reward[vllm]'`.") from error
         self.model, self.revision, self.processor = model, revision, processor
@@ -61,10 +69,18 @@ class VLLMSampler:
             "mm_processor_kwargs": {"size": dict(processor.image_processor.size)},
             "generation_config": "vllm",  # a checkpoint's own stop tokens would come on top
         }
+        engine_kwargs = engine_kwargs or {}
+        check_engine_kwargs(engine_kwargs, {field.name for field in fields(EngineArgs)}, {"model", *self.engine})
         # The launcher's processes are vLLM's: each takes the GPU of its local rank. TRL's trainers do it so, too.
         launched = PartialState().num_processes > 1
+        if launched and engine_kwargs.get("tensor_parallel_size", 1) > 1:
+            raise ValueError(
+                "`tensor_parallel_size` is for one process: vLLM starts the others itself, and here each launched "
+                "process is an engine with prompts of its own. Start the recipe with `python`, or remove it."
+            )
         backend = {"distributed_executor_backend": "external_launcher"} if launched else {}
-        self.llm = LLM(model=model, revision=revision, **self.engine, **backend)
+        self.llm = LLM(model=model, revision=revision, **self.engine, **engine_kwargs, **backend)
+        self.max_prompt_tokens = self.llm.model_config.max_model_len - parameters.max_new_tokens
 
     def fingerprint(self, **settings) -> str:
         """
@@ -83,24 +99,46 @@ class VLLMSampler:
         """Arguments and result are those of [`ResponseSampler`]."""
         from vllm import SamplingParams
 
+        if not prompts:
+            return [], []
         names = names or [f"prompt {i}" for i in range(len(prompts))]
         texts, images = render_prompts(self.processor, prompts, images, names)
         requests = [
             {"prompt": text, **({"multi_modal_data": {"image": row_images}} if row_images else {})}
             for text, row_images in zip(texts, images, strict=True)
         ]
-        seeds = torch.randint(2**31, (len(prompts),)).tolist()
-        parameters = [SamplingParams(n=num_generations, seed=seed, **self.parameters) for seed in seeds]
-        outputs = self.llm.generate(requests, parameters)
         here = tokenize(self.processor, texts[:1], images[:1], padding_side="left")["input_ids"][0].tolist()
-        there = list(outputs[0].prompt_token_ids)
-        if there != here:
+        (first,) = self.llm.generate(requests[:1], SamplingParams(max_tokens=1), use_tqdm=False)
+        if (there := list(first.prompt_token_ids)) != here:
             raise ValueError(
                 f"{names[0]} has {len(there)} tokens in vLLM and {len(here)} in training and scoring, or others, so "
-                f"the policy was asked something else than what is scored. Is the processor that of {self.model}?"
+                f"the policy would be asked something else than what is scored. Is the processor that of {self.model}?"
             )
-        responses = [[completion.text for completion in output.outputs] for output in outputs]
-        return responses, [[completion.finish_reason for completion in output.outputs] for output in outputs]
+        seeds = torch.randint(2**31, (len(prompts),)).tolist()
+        # vLLM has one answer to a prompt where nothing is drawn.
+        n = num_generations if self.parameters["temperature"] > 0 else 1
+        outputs = self.llm.generate(requests, [SamplingParams(n=n, seed=seed, **self.parameters) for seed in seeds])
+        copies = num_generations // n
+        responses = [[completion.text for completion in output.outputs] * copies for output in outputs]
+        return responses, [[one.finish_reason for one in output.outputs] * copies for output in outputs]
+
+
+def check_engine_kwargs(given: dict, known: set[str], taken: set[str]) -> None:
+    """
+    Raises:
+        ValueError: For an argument that vLLM's engine does not have, or that the sampler gives it.
+    """
+    for name in given.keys() & taken:
+        raise ValueError(
+            f"`engine_kwargs: {name}` is decided by the recipe's own options (`model_name_or_path`, `dtype`, "
+            "`batch_size`, `max_pixels`). Use those."
+        )
+    for name in given.keys() - known:
+        close = difflib.get_close_matches(name, known, n=3)
+        raise ValueError(
+            f"`engine_kwargs: {name}`: vLLM's engine has no such argument."
+            + (f" Did you mean {' or '.join(close)}?" if close else "")
+        )
 
 
 def file_hash(path: Path) -> str:

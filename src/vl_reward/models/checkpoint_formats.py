@@ -5,6 +5,9 @@ from safetensors.torch import load_file
 from transformers.utils import cached_file
 
 
+VALUE_HEAD = "value_head.safetensors"
+
+
 def load_value_head(path: str, revision: str = "main") -> tuple[torch.Tensor, float] | None:
     """
     Read `value_head.safetensors`, as LLaMA-Factory writes it beside a checkpoint trained with `stage: rm`.
@@ -16,7 +19,7 @@ def load_value_head(path: str, revision: str = "main") -> tuple[torch.Tensor, fl
     Raises:
         ValueError: If the file holds other tensors than a head's, or a head that was never trained.
     """
-    file = cached_file(path, "value_head.safetensors", revision=revision, _raise_exceptions_for_missing_entries=False)
+    file = cached_file(path, VALUE_HEAD, revision=revision, _raise_exceptions_for_missing_entries=False)
     if file is None:
         return None
     head = load_file(file)

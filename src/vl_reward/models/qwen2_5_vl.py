@@ -7,6 +7,7 @@ from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
+from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLPreTrainedModel
@@ -17,7 +18,8 @@ class ScoreHead(nn.Linear):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         with torch.autocast(hidden_states.device.type, enabled=False):
-            return nn.functional.linear(hidden_states.float(), self.weight.float())
+            bias = None if self.bias is None else self.bias.float()
+            return nn.functional.linear(hidden_states.float(), self.weight.float(), bias)
 
 
 class Qwen2_5_VLForSequenceClassification(GenericForSequenceClassification, Qwen2_5_VLPreTrainedModel):
@@ -42,12 +44,17 @@ class Qwen2_5_VLForSequenceClassification(GenericForSequenceClassification, Qwen
     ```
     """
 
+    vllm_head_name = (
+        "language_model.score"  # vLLM makes its classifier of the decoder, which is a model of its own there
+    )
     _keep_in_fp32_modules_strict = {"score"}  # of a reward checkpoint; a new head is made in float32 below
 
     def __init__(self, config: Qwen2_5_VLConfig):
         config.num_labels = 1  # transformers' default of 2 is a classifier's
         super().__init__(config)
-        self.score = ScoreHead(config.text_config.hidden_size, 1, bias=False, dtype=torch.float32)
+        # Heads that are trained here have no bias. One of another project's has, once it is exported.
+        bias = getattr(config, "score_bias", False)
+        self.score = ScoreHead(config.text_config.hidden_size, 1, bias=bias, dtype=torch.float32)
         self.post_init()
 
     @classmethod
@@ -138,8 +145,12 @@ class Qwen2_5_VLForSequenceClassification(GenericForSequenceClassification, Qwen
 
 # Checkpoint renames are looked up by class name, and a class outside of transformers has none: a hub checkpoint would
 # load with a random decoder (huggingface/transformers#47114).
+# An export for vLLM has the head under vLLM's name.
 register_checkpoint_conversion_mapping(
     Qwen2_5_VLForSequenceClassification.__name__,
-    get_checkpoint_conversion_mapping("Qwen2_5_VLForConditionalGeneration"),
+    [
+        *get_checkpoint_conversion_mapping("Qwen2_5_VLForConditionalGeneration"),
+        WeightRenaming(rf"^{Qwen2_5_VLForSequenceClassification.vllm_head_name}", "score"),
+    ],
 )
 AutoModelForSequenceClassification.register(Qwen2_5_VLConfig, Qwen2_5_VLForSequenceClassification, exist_ok=True)

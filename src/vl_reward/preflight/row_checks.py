@@ -10,7 +10,7 @@ from ..data.images import as_image_list
 from ..data.messages import as_messages, join_turns, split_turns
 from ..data.placeholders import extract_images
 from ..inference.fingerprints import settings_fingerprint
-from ..inference.scorer import check_responses
+from ..inference.response_scorer import check_responses
 
 
 class PromptCheck:

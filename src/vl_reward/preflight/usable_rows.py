@@ -47,10 +47,14 @@ def write_refused(folder: str | Path, refused: list[dict]) -> None:
     """Write `refused.jsonl`, whole or not at all, and wait until it is there: whoever raises now is the run's end."""
     state = PartialState()
     if state.is_main_process:
-        partial = Path(folder) / "refused.jsonl.partial"
-        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in refused), encoding="utf-8")
-        os.replace(partial, Path(folder) / "refused.jsonl")
+        write_lines(Path(folder) / "refused.jsonl", refused)
     state.wait_for_everyone()
+
+
+def write_lines(path: Path, rows: list[dict]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    os.replace(partial, path)
 
 
 def shown(refused: list[dict]) -> str:
@@ -92,14 +96,41 @@ class UsableRows:
         self.left_out = [i for i, reason in enumerate(reasons) if reason is not None]
         self.refused = [{"id": rows[i]["id"], "reason": reasons[i]} for i in self.left_out]
         write_refused(folder, self.refused)
-        if len(self.refused) > max_refused * len(rows) or not self.places:
-            raise ValueError(
-                f"{len(self.refused):,} of {len(rows):,} rows cannot be used, {len(self.refused) / len(rows):.1%}, and "
-                f"`max_refused` is {max_refused}: {shown(self.refused)}. {Path(folder) / 'refused.jsonl'} has all of "
-                "them. Mend them, take them out, or raise `max_refused`."
-            )
-        if self.refused and PartialState().is_main_process:
-            logger.warning(f"{len(self.refused):,} of {len(rows):,} rows are left out: see {folder}/refused.jsonl.")
+        self.folder, self.max_refused, self.total = Path(folder), max_refused, len(rows)
+        self._check_share()
         self.rows = rows.select(self.places)
         if isinstance(rows, Dataset) and "unreadable" in rows.column_names:
             self.rows = self.rows.remove_columns("unreadable")
+
+    def refuse(self, reasons: dict[int, str]) -> list[int]:
+        """
+        Set rows aside that turned out to be unusable in the work itself. The main process calls it, at the end.
+
+        Args:
+            reasons (`dict[int, str]`):
+                Why, by the row's number among those that could be used.
+
+        Returns:
+            `list[int]`: the numbers of the rows that are left.
+
+        Raises:
+            ValueError: As for the rows that are refused at the beginning.
+        """
+        left = [i for i in range(len(self.places)) if i not in reasons]
+        self.refused += [{"id": self.rows[i]["id"], "reason": reason} for i, reason in reasons.items()]
+        self.left_out = sorted([*self.left_out, *(self.places[i] for i in reasons)])
+        self.rows, self.places = self.rows.select(left), [self.places[i] for i in left]
+        write_lines(self.folder / "refused.jsonl", self.refused)
+        self._check_share()
+        return left
+
+    def _check_share(self) -> None:
+        path, n = self.folder / "refused.jsonl", len(self.refused)
+        if n > self.max_refused * self.total or not self.places:
+            raise ValueError(
+                f"{n:,} of {self.total:,} rows cannot be used, {n / self.total:.1%}, and `max_refused` is "
+                f"{self.max_refused}: {shown(self.refused)}. {path} has all of them. Mend them, take them out, or "
+                "raise `max_refused`."
+            )
+        if self.refused and PartialState().is_main_process:
+            logger.warning(f"{n:,} of {self.total:,} rows are left out: see {path}.")

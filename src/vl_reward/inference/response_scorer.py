@@ -1,0 +1,109 @@
+"""What scorers have in common, wherever the model runs: the call that TRL knows, and candidates of prompts."""
+
+import math
+
+from ..data.encoding import named_row
+from ..data.images import as_image_list
+from ..data.messages import split_turns
+from ..data.placeholders import extract_images
+
+
+def check_responses(name: str, responses: object) -> None:
+    """
+    Raises:
+        ValueError: If a row's responses are not a list of strings.
+    """
+    if not isinstance(responses, list) or not all(isinstance(text, str) for text in responses):
+        raise ValueError(f"{name}: `responses` is {responses!r}, not a list of strings.")
+
+
+class ResponseScorer:
+    """
+    From prompts, responses and images to scores. The call has the signature of TRL's `reward_funcs`. A scorer gives its
+    `processor`, and `score_rows`.
+    """
+
+    __name__ = "reward_model"  # GRPOTrainer names its log columns by it
+
+    def score_rows(self, rows: list[tuple[list[dict], list[dict], list]], names: list[str]) -> list[float]:
+        """One score per row of turns before the answer, the answer (one turn) and images; `names` for the errors."""
+        raise NotImplementedError
+
+    def score_candidates(self, rows: list[dict]) -> list[list[float | None]]:
+        """
+        Scores of several responses to each prompt. Equal ones are scored once, and an empty one has no score: `None`.
+
+        Args:
+            rows (`list[dict]`):
+                `prompt`, `images` and `responses` (a list of strings) each, and optionally `id` for error messages.
+
+        Raises:
+            ValueError: What the call does, with the row named, and for a response that is no string.
+        """
+        unique = []
+        for i, row in enumerate(rows):
+            check_responses(f"row {row.get('id', i)}", row["responses"])
+            unique += [(i, text) for text in dict.fromkeys(row["responses"]) if text.strip()]
+        prompts, images = ([rows[i].get(key) for i, _ in unique] for key in ("prompt", "images"))
+        names = [f"response {rows[i]['responses'].index(text)} of row {rows[i].get('id', i)}" for i, text in unique]
+        scores = dict(zip(unique, self._score(prompts, [text for _, text in unique], images, names), strict=True))
+        return [[scores.get((i, text)) for text in row["responses"]] for i, row in enumerate(rows)]
+
+    def score_responses(self, rows: list[dict]) -> list[list[float]]:
+        """[`score_candidates`] where every response has to have a score: an empty one is refused."""
+        flat = [(i, k) for i, row in enumerate(rows) for k in range(len(row["responses"]))]
+        prompts, images = ([rows[i][key] for i, _ in flat] for key in ("prompt", "images"))
+        names = [f"response {k} of row {rows[i].get('id', i)}" for i, k in flat]
+        scores = iter(self._score(prompts, [rows[i]["responses"][k] for i, k in flat], images, names))
+        return [[next(scores) for _ in row["responses"]] for row in rows]
+
+    def __call__(self, prompts: list, completions: list, images: list | None = None, **kwargs) -> list[float]:
+        """
+        Args:
+            prompts (`list`):
+                One conversation (list of messages) or one user turn (string) per completion. An answer that a prompt
+                has begun is one turn with its completion.
+            completions (`list`):
+                Strings, lists of one assistant message, or conversations that begin with the prompt.
+            images (`list`, *optional*):
+                One list of images (PIL, path, `data:` URL or bytes) per completion, empty or `None` for text. Without
+                `images`, they are those that the prompts' placeholders hold.
+            **kwargs:
+                A list `id` names the rows in error messages. Others are columns that `GRPOTrainer` passes.
+
+        Returns:
+            `list[float]`: one score per completion, in the order given. Higher is better; only differences between
+            responses to one prompt mean something.
+
+        Raises:
+            ValueError: With the completion's number, for what [`split_turns`] or [`encode_conversations`] refuse, for
+                `images` that are not a list each, and for a score that is not a finite number.
+        """
+        columns = {"prompts": prompts, "completions": completions, "images": images}
+        lengths = {name: len(column) for name, column in columns.items() if column is not None}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(
+                f"{lengths} were given. Each completion needs one prompt, and one list of images: [[image]]."
+            )
+        ids = kwargs.get("id")
+        known = isinstance(ids, list) and len(ids) == len(completions)
+        names = [f"completion {i} of row {ids[i]}" if known else f"completion {i}" for i in range(len(completions))]
+        return self._score(prompts, completions, images, names)
+
+    def _score(self, prompts: list, completions: list, images: list | None, names: list[str]) -> list[float]:
+        rows = []
+        for i, name in enumerate(names):
+            with named_row(name):
+                prompt, held = extract_images(prompts[i])
+                before, answer = split_turns(prompt, completions[i])
+                if not before:
+                    raise ValueError("the prompt is empty, so there is nothing to answer. Leave the row out.")
+                rows.append((before, answer, held if images is None else as_image_list(images[i])))
+        scores = self.score_rows(rows, names)
+        for name, score in zip(names, scores, strict=True):
+            if not math.isfinite(score):
+                raise ValueError(
+                    f"{name}: its score is {score}, which compares with nothing. The weights are broken, or too large "
+                    "for their dtype: load them anew, or in bfloat16 or float32."
+                )
+        return scores

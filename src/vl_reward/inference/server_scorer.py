@@ -1,0 +1,120 @@
+"""A reward model that vLLM servers run, as a function from prompts, responses and images to scores."""
+
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from itertools import chain
+
+from transformers import AutoProcessor
+
+from ..data.encoding import check_length, count_tokens, fill, load_images, render
+from ..data.images import image_key
+from ..data.messages import join_turns, text_of
+from .fingerprints import settings_fingerprint
+from .probes import Probes
+from .response_scorer import ResponseScorer
+from .server_client import ServerClient, as_openai, as_url, results
+
+
+class ServerScorer(ResponseScorer):
+    """
+    Scores responses with a reward model that vLLM serves: the folder that `recipes/export_reward.py --format vllm`
+    writes, by the command in its `README.md`. The call is that of [`RewardScorer`].
+
+    At the start the server's scores of the two probes in the folder are compared with those of the export, and with
+    each answer the server's number of tokens with the processor's, so a server that lost the head, applies a sigmoid,
+    or reads texts and images otherwise is refused.
+
+    The responses to a prompt are asked for one after the first, so that the server finds the prompt in its cache.
+
+    Args:
+        url (`str` or `list[str]`):
+            The servers' addresses, such as `http://localhost:8000/v1`.
+        path (`str`):
+            The exported folder: its processor and its probes are read.
+        batch_size (`int`, *optional*, defaults to `64`):
+            Requests that each server has at a time.
+        max_length (`int`, *optional*):
+            Refuse a response that takes more tokens than this together with its prompt and images. The server's own
+            limit holds, too.
+        timeout (`float`, *optional*, defaults to `3600`), patience (`float`, *optional*, defaults to `900`):
+            Seconds that an answer may take, and that the servers may be away.
+
+    Raises:
+        ConnectionError: If a server does not answer.
+        FileNotFoundError: If the folder has no probes.
+        ValueError: If a server gives other scores or reads other tokens than the export.
+
+    Example:
+    ```python
+    >>> scorer = ServerScorer("http://localhost:8000/v1", "outputs/tiny/export_reward")
+    >>> scorer(prompts=["What is the sum?"], completions=["I see 4 and 5. Answer: 9"], images=[[image]])
+    [2.31]
+    ```
+    """
+
+    def __init__(
+        self,
+        url: str | list[str],
+        path: str,
+        batch_size: int = 64,
+        max_length: int | None = None,
+        timeout: float = 3600,
+        patience: float = 900,
+    ):
+        self.probes = Probes.load(path)
+        self.processor = AutoProcessor.from_pretrained(path)
+        self.client = ServerClient(url, batch_size, timeout, patience)
+        self.model, limit = next(iter(self.client.models.items()))
+        self.max_length = min(limit, max_length or limit)
+        for client_url in self.client.urls:
+            one = ServerClient(client_url, batch_size, timeout, patience)
+            answered = [self._ask(one, probe["name"], probe["messages"]) for probe in self.probes.probes]
+            self.probes.check_server(answered, client_url)
+
+    def fingerprint(self, **settings) -> str:
+        """A hash of the probes and their scores, by which the model is known, of the processor and of `settings`."""
+        return settings_fingerprint(self.processor, probes=asdict(self.probes), max_length=self.max_length, **settings)
+
+    def score_rows(self, rows: list[tuple[list[dict], list[dict], list]], names: list[str]) -> list[float]:
+        groups = defaultdict(list)
+        for i, (prompt, _, images) in enumerate(rows):
+            groups[(text_of(prompt), *map(image_key, images))].append(i)
+        with self.client.asking() as ask, ThreadPoolExecutor(self.client.in_flight) as groups_at_work:
+
+            def score_group(indices: list[int]) -> list[float]:
+                images = load_images(names[indices[0]], rows[indices[0]][2])
+                urls = [as_url(image) for image in images]
+                asked = [(names[i], join_turns(*rows[i][:2]), images, urls) for i in indices]
+                return [
+                    ask(self._score_one, *asked[0]).result(),
+                    *results([ask(self._score_one, *one) for one in asked[1:]]),
+                ]
+
+            scored = results([groups_at_work.submit(score_group, indices) for indices in groups.values()], "Scoring")
+        scores = dict(zip(chain(*groups.values()), chain(*scored), strict=True))
+        return [scores[i] for i in range(len(rows))]
+
+    def _score_one(self, name: str, conversation: list[dict], images: list, urls: list[str]) -> float:
+        text = render(self.processor, name, conversation, images)
+        here = count_tokens(self.processor, name, [text], images)
+        check_length(name, here, self.max_length)
+        there, score = self._ask(self.client, name, as_openai(fill(name, conversation, urls)))
+        if there != here:
+            raise ValueError(
+                f"{name} has {there} tokens at {' and '.join(self.client.urls)} and {here} by the processor of the "
+                "export, so the server scores something else: its chat template, its pixel budget or its version of "
+                "transformers differ. Serve the exported folder as its README.md says."
+            )
+        return score
+
+    def _ask(self, client: ServerClient, name: str, messages: list[dict]) -> tuple[int, float]:
+        """A server's number of tokens, and its score."""
+        body = {"model": self.model, "messages": messages, "add_generation_prompt": False}
+        answer = client.post(name, "/classify", body)
+        probs = answer["data"][0]["probs"]
+        if len(probs) != 1:
+            raise ValueError(
+                f"{name}: the server gives {len(probs)} values, and a reward model has one. Is it another?"
+            )
+        return answer["usage"]["prompt_tokens"], probs[0]

@@ -1,0 +1,153 @@
+"""Samples of a real vLLM against those of transformers: its offline engine, and its server."""
+
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from scipy.stats import chi2
+from servers import ENGINE, PATIENCE
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+from vl_reward import ResponseSampler, SamplingParameters
+from vl_reward.inference.server_sampler import ServerSampler
+from vl_reward.inference.vllm_sampler import VLLMSampler
+from vl_reward.labelling.verifiers import final_answer
+from vl_reward.tiny.digits import compose, compose_text
+
+
+pytestmark = pytest.mark.vllm
+GREEDY = SamplingParameters(max_new_tokens=12, temperature=0.0)
+DRAWN = SamplingParameters(max_new_tokens=24, temperature=1.0)
+ENGINES = ["offline", "server"]
+
+
+@pytest.fixture(scope="module")
+def model(trained_path):
+    return Qwen2_5_VLForConditionalGeneration.from_pretrained(trained_path, dtype="float32").eval()
+
+
+@pytest.fixture(scope="module")
+def trained_processor(trained_path):
+    return AutoProcessor.from_pretrained(trained_path)
+
+
+@pytest.fixture(scope="module")
+def policy_server(serve, trained_path):
+    images = ["--limit-mm-per-prompt", '{"image": 2}']
+    return serve(trained_path, "--served-model-name", str(trained_path), *images).wait()
+
+
+@pytest.fixture(scope="module")
+def engine(trained_path, trained_processor):
+    """One engine for all tests: only what is asked of it differs."""
+    sampler = VLLMSampler(str(trained_path), trained_processor, GREEDY, dtype="float32", engine_kwargs=ENGINE)
+    return sampler.llm
+
+
+@pytest.fixture
+def sampler(trained_path, trained_processor, request, monkeypatch):
+    """A sampler of the engine that the test is for."""
+
+    def make(parameters):
+        if request.param == "server":
+            url = request.getfixturevalue("policy_server").url
+            return ServerSampler(url, str(trained_path), trained_processor, parameters, patience=PATIENCE)
+        llm = request.getfixturevalue("engine")
+        monkeypatch.setattr("vllm.LLM", lambda **arguments: llm)
+        return VLLMSampler(str(trained_path), trained_processor, parameters, dtype="float32")
+
+    return make
+
+
+def ask(rows):
+    return [[{"role": "user", "content": row["question"]}] for row in rows], [row["images"] for row in rows]
+
+
+@pytest.mark.parametrize("sampler", ENGINES, indirect=True)
+def test_greedy_responses_are_those_of_transformers(sampler, model, trained_processor):
+    rows = [*itertools.islice(compose("test", 0), 160), *itertools.islice(compose_text(0), 40)]
+    prompts, images = ask(rows)
+    assert {len(row) for row in images} == {0, 1, 2}
+    prompts[0] = [*prompts[0], {"role": "assistant", "content": "I see"}]  # continued, not answered
+    expected = ResponseSampler(model, trained_processor, GREEDY)(prompts, images)
+    responses, reasons = sampler(GREEDY)(prompts, images)
+    assert (responses, reasons) == expected
+    assert {reason for row in reasons for reason in row} == {"stop", "length"}
+
+
+@pytest.mark.parametrize("sampler", ENGINES, indirect=True)
+def test_samples_are_distributed_alike(sampler, model, trained_processor):
+    prompts, images = ask(list(itertools.islice(compose("test", 1), 40)))
+    torch.manual_seed(0)
+    here, _ = ResponseSampler(model, trained_processor, DRAWN)(prompts, images, 64)
+    there, _ = sampler(DRAWN)(prompts, images, 64)
+    statistic, freedom = 0.0, 0
+    for ours, theirs in zip(here, there, strict=True):
+        counts = [Counter(map(final_answer, responses)) for responses in (ours, theirs)]
+        # Answers that are rare in both together are one class: a chi-square test wants five of each.
+        common = [answer for answer, n in (counts[0] + counts[1]).items() if n >= 10]
+        table = [[n[answer] for answer in common] + [64 - sum(n[answer] for answer in common)] for n in counts]
+        for a, b in zip(*table, strict=True):
+            statistic += (a - b) ** 2 / (a + b) if a + b else 0.0
+        freedom += sum(a + b > 0 for a, b in zip(*table, strict=True)) - 1
+    assert freedom >= 40, "the samples differ too little to compare"
+    assert chi2.sf(statistic, freedom) > 0.001
+
+
+@pytest.mark.parametrize("sampler", ENGINES, indirect=True)
+def test_seeds_decide_and_one_response_is_a_normal_request(sampler):
+    prompts, images = ask(list(itertools.islice(compose("test", 2), 8)))
+    parameters = SamplingParameters(max_new_tokens=8, temperature=1.5, top_p=0.95, top_k=50, repetition_penalty=1.1)
+    drawn = {}
+    for seed, n in ((0, 1), (0, 1), (1, 1), (0, 3)):
+        torch.manual_seed(seed)
+        drawn.setdefault((seed, n), []).append(sampler(parameters)(prompts, images, n)[0])
+    assert drawn[0, 1][0] == drawn[0, 1][1] != drawn[1, 1][0]
+    assert [len(row) for row in drawn[0, 1][0]] == [1] * 8 and [len(row) for row in drawn[0, 3][0]] == [3] * 8
+    greedy = sampler(GREEDY)(prompts, images, 2)[0]
+    assert all(first == second for first, second in greedy)
+
+
+def test_engine_arguments_reach_the_engine(engine, trained_path, trained_processor):
+    assert engine.model_config.max_model_len == 2048
+    for given, said in (
+        ({"max_modl_len": 512}, "no such argument. Did you mean max_model_len"),
+        ({"dtype": "float16"}, "decided by the recipe's own options"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            VLLMSampler(str(trained_path), trained_processor, GREEDY, engine_kwargs=given)
+
+
+@pytest.mark.parametrize("sampler", ["offline"], indirect=True)
+def test_an_engine_that_sees_other_tokens_is_refused_before_it_answers(sampler, trained_processor, monkeypatch):
+    asked = sampler(GREEDY)
+    another = {"shortest_edge": 112 * 112, "longest_edge": 112 * 112}
+    answer, requests = asked.llm.generate, []
+
+    def generate(rows, *rest, **options):
+        requests.extend(rows)
+        return answer(rows, *rest, **options)
+
+    monkeypatch.setattr(asked.llm, "generate", generate)
+    monkeypatch.setattr(trained_processor.image_processor, "size", another)
+    with pytest.raises(ValueError, match="prompt 0 has .* tokens in vLLM and .* in training and scoring"):
+        asked(*ask(list(itertools.islice(compose("test", 0), 4))))
+    assert len(requests) == 1
+
+
+def test_the_fingerprint_follows_the_weights_and_the_settings(
+    engine, model, trained_path, trained_processor, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("vllm.LLM", lambda **arguments: engine)
+    load = {"processor": trained_processor, "parameters": GREEDY, "dtype": "float32"}
+    first = VLLMSampler(str(trained_path), **load).fingerprint(seed=0)
+    model.save_pretrained(tmp_path)
+    assert VLLMSampler(str(tmp_path), **load).fingerprint(seed=0) == first
+    assert VLLMSampler(str(tmp_path), **load).fingerprint(seed=1) != first
+    assert VLLMSampler(str(tmp_path), **load | {"parameters": DRAWN}).fingerprint(seed=0) != first
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] += 1
+        model.save_pretrained(tmp_path)
+        model.lm_head.weight[0, 0] -= 1
+    assert VLLMSampler(str(tmp_path), **load).fingerprint(seed=0) != first

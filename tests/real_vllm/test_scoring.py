@@ -1,0 +1,123 @@
+"""Scores of a real vLLM, offline and served, against those of `RewardScorer`; and servers that are wrong."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from servers import ENGINE, PATIENCE, POOLING
+
+from vl_reward import RewardScorer, ServerScorer
+from vl_reward.data.encoding import load_images, render
+from vl_reward.data.messages import as_messages
+from vl_reward.inference.probes import Probes
+from vl_reward.models.exported_checkpoint import ExportedCheckpoint
+from vl_reward.tiny.digits import compose, compose_text
+from vl_reward.tiny.preferences import corrupted_pairs
+
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.fixture(scope="module")
+def conversations():
+    """200 prompts, answers and lists of none, one or two images."""
+    rows = [*corrupted_pairs(compose("test", 0), 80, 0), *corrupted_pairs(compose_text(0), 20, 0)]
+    return [(row["prompt"], row[side], row["images"]) for row in rows for side in ("chosen", "rejected")]
+
+
+@pytest.fixture(scope="module")
+def released(trained_path, tmp_path_factory):
+    """A model with a value head and a bias, as LLaMA-Factory writes it, in its own layout and exported for vLLM."""
+    folder = tmp_path_factory.mktemp("released")
+    for path in trained_path.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    head = {"weight": torch.randn(1, 128, generator=torch.Generator().manual_seed(0)), "bias": torch.tensor([0.75])}
+    save_file({f"v_head.summary.{name}": tensor for name, tensor in head.items()}, folder / "value_head.safetensors")
+    exported = tmp_path_factory.mktemp("released_vllm")
+    ExportedCheckpoint(str(folder), "vllm").write(exported)
+    Probes.measured_by(RewardScorer.from_pretrained(str(folder)), "float32").save(exported)
+    return folder, exported
+
+
+def classified(folder, processor, conversations):
+    """Scores of vLLM's offline engine."""
+    from vllm import LLM
+
+    llm = LLM(model=str(folder), runner="pooling", dtype="float32", **ENGINE)
+    prompts = []
+    for i, (prompt, answer, images) in enumerate(conversations):
+        images = load_images(f"row {i}", images)
+        text = render(processor, f"row {i}", as_messages(prompt, answer), images)
+        prompts.append({"prompt": text, **({"multi_modal_data": {"image": images}} if images else {})})
+    return [output.outputs.probs[0] for output in llm.classify(prompts, use_tqdm=False)]
+
+
+def test_scores_are_those_of_the_reward_scorer(reward_path, exported, reward_server, conversations):
+    here = RewardScorer.from_pretrained(str(reward_path))
+    columns = [list(column) for column in zip(*conversations, strict=True)]
+    expected = here(*columns)
+    assert torch.tensor(expected).std() > 0.5
+    assert ServerScorer(reward_server.url, str(exported), patience=PATIENCE)(*columns) == pytest.approx(
+        expected, abs=1e-4
+    )
+    assert RewardScorer.from_pretrained(str(exported))(*columns) == expected
+    assert classified(exported, here.processor, conversations) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_value_head_with_a_bias_is_served(released, serve, conversations):
+    folder, exported = released
+    here, columns = (
+        RewardScorer.from_pretrained(str(folder)),
+        [list(column) for column in zip(*conversations, strict=True)],
+    )
+    expected = here(*columns)
+    server = serve(exported, *POOLING).wait()
+    assert ServerScorer(server.url, str(exported), patience=PATIENCE)(*columns) == pytest.approx(expected, abs=1e-4)
+    server.kill()
+    assert classified(exported, here.processor, conversations) == pytest.approx(expected, abs=1e-4)
+
+
+def test_several_servers_share_the_work(reward_server, exported, serve, conversations):
+    other = serve(exported, *POOLING, "--served-model-name", str(exported)).wait()
+    columns = [list(column) for column in zip(*conversations[:40], strict=True)]
+    scorer = ServerScorer([reward_server.url, other.url], str(exported), patience=PATIENCE)
+    assert scorer(*columns) == pytest.approx(
+        ServerScorer(reward_server.url, str(exported), patience=PATIENCE)(*columns), abs=1e-4
+    )
+    counts = [server.log.read_text().count("POST /classify") for server in (reward_server, other)]
+    assert min(counts) > 5
+    other.kill()  # the one that is left does the rest
+    assert scorer(*columns) == pytest.approx(
+        ServerScorer(reward_server.url, str(exported), patience=PATIENCE)(*columns), abs=1e-4
+    )
+
+
+def without_head(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights = {name: tensor for name, tensor in weights.items() if ".score." not in name}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def with_another_template(folder):
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|im_end|>", " <|im_end|>"))
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "reason"),
+    [
+        (without_head, [], "head is lost"),
+        (None, ["--pooler-config", '{"use_activation": true}', "--hf-overrides", '{"problem_type": "x"}'], "sigmoid"),
+        (None, ["--mm-processor-kwargs", '{"size": {"shortest_edge": 3136, "longest_edge": 200704}}'], "pixel budget"),
+        (with_another_template, [], "chat template is another"),
+        (None, ["--dtype", "bfloat16"], "another dtype"),
+    ],
+    ids=["head", "sigmoid", "pixels", "template", "dtype"],
+)
+def test_a_wrong_server_is_refused(change, flags, reason, exported, serve, copied):
+    folder = copied(exported)
+    if change is not None:
+        change(folder)
+    server = serve(folder, *POOLING, *flags).wait()
+    with pytest.raises(ValueError, match=reason):
+        ServerScorer(server.url, str(exported))
+    server.kill()

@@ -1,0 +1,185 @@
+"""What no real server can be made to do: errors, hangs and wrong answers, by a local one."""
+
+import http.server
+import json
+import sys
+import threading
+import time
+
+import pytest
+
+from vl_reward import RewardScorer, SamplingParameters, ServerScorer
+from vl_reward.inference.probes import Probes
+from vl_reward.inference.server_client import ServerClient, results
+from vl_reward.inference.server_sampler import ServerSampler
+from vl_reward.inference.vllm_sampler import VLLMSampler
+
+
+PROMPT_TOKENS = 22  # of the prompt "six", with Qwen's system prompt
+ANSWERED_TOKENS = 25  # with an answer of one letter
+FEW = SamplingParameters(max_new_tokens=4, batch_size=3)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers each request as `server.script` says for it, and counts how many it has at a time."""
+
+    def do_GET(self):
+        models = [{"id": "policy", "object": "model", "max_model_len": self.server.limit}]
+        self.reply(200, {"object": "list", "data": models})
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.bodies.append((self.path, body))
+            self.server.at_work += 1
+            self.server.most = max(self.server.most, self.server.at_work)
+        status, answer = self.server.script(self.path, body)
+        with self.server.lock:
+            self.server.at_work -= 1
+        self.reply(status, answer)
+
+    def reply(self, status, body):
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Retry-After-Ms", "1")
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def start():
+    started = []
+
+    def one(script=None, limit=512):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.script, server.limit, server.lock, server.bodies = script, limit, threading.Lock(), []
+        server.at_work = server.most = 0
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        server.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        started.append(server)
+        return server
+
+    yield one
+    for server in started:
+        server.shutdown()
+
+
+def completion(body, tokens):
+    choices = [{"message": {"content": f"answer {i}"}, "finish_reason": "stop"} for i in range(body["n"])]
+    return 200, {"choices": choices, "usage": {"prompt_tokens": tokens}}
+
+
+def text_of_request(body):
+    return body["messages"][-1]["content"][0]["text"]
+
+
+def test_what_fails_for_a_while_is_asked_again(start, processor):
+    failures = {"one": [429, 500, 503], "two": [500] * 4}
+
+    def script(path, body):
+        left = failures.get(text_of_request(body))
+        return (left.pop(0), {"error": "busy"}) if left else completion(body, PROMPT_TOKENS)
+
+    sampler = ServerSampler(start(script).url, "policy", processor, FEW)
+    assert sampler(["six", "one", "two"], [[], [], []], 2) == ([["answer 0", "answer 1"]] * 3, [["stop", "stop"]] * 3)
+    assert failures == {"one": [], "two": []}
+
+
+def test_a_prompt_that_is_refused_does_not_cost_the_others(start, processor):
+    def script(path, body):
+        return (400, {"error": "it is too long"}) if text_of_request(body) == "bad" else completion(body, PROMPT_TOKENS)
+
+    sampler = ServerSampler(start(script).url, "policy", processor, FEW)
+    responses, reasons = sampler(["six", "bad", "six"], [[], [], []], 1, ["row a", "row b", "row c"])
+    assert responses == [["answer 0"], [], ["answer 0"]]
+    assert "row b: http" in reasons[1][0] and "400" in reasons[1][0] and "it is too long" in reasons[1][0]
+
+
+def test_every_parameter_is_sent_and_few_requests_are_in_flight(start, processor):
+    def script(path, body):
+        time.sleep(0.02)
+        return completion(body, PROMPT_TOKENS)
+
+    server = start(script)
+    settings = {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "repetition_penalty": 1.1}
+    sampler = ServerSampler(server.url, "policy", processor, SamplingParameters(4, batch_size=3, **settings))
+    assert sampler.max_prompt_tokens == 508
+    sampler(["six"] * 12, [[]] * 12, 3)
+    assert server.most == 3 and len(server.bodies) == 13
+    asked = [body for _, body in server.bodies]
+    assert [(body["max_tokens"], body["n"]) for body in asked] == [(1, 1)] + [(4, 3)] * 12
+    assert all({key: body[key] for key in settings} == settings for body in asked)
+    assert all(body["mm_processor_kwargs"]["size"] == dict(processor.image_processor.size) for body in asked)
+    assert len({body["seed"] for body in asked[1:]}) == 12
+
+
+def test_a_first_prompt_of_another_length_stops_before_the_others_are_asked(start, processor):
+    server = start(lambda path, body: completion(body, 7))
+    with pytest.raises(ValueError, match="row a has 7 tokens at http.* and 22 in training and scoring"):
+        ServerSampler(server.url, "policy", processor, FEW)(["six"] * 5, [[]] * 5, 1, ["row a"] * 5)
+    assert len(server.bodies) == 1
+
+
+def test_a_server_that_hangs_or_is_gone_is_waited_for_and_no_longer(start):
+    hangs = start(lambda path, body: (time.sleep(0.5), (200, {}))[1])
+    with pytest.raises(ConnectionError, match="row a: http.* gave no answer for 1 seconds; at last: Request timed out"):
+        ServerClient(hangs.url, 1, timeout=0.05, patience=1).post("row a", "/v1/chat/completions", {})
+    with pytest.raises(ConnectionError, match="127.0.0.1:9/v1 does not answer .* Is `vllm serve` running there?"):
+        ServerClient("http://127.0.0.1:9/v1", 1)
+
+
+def test_requests_go_to_whichever_server_has_room(start):
+    slow = start(lambda path, body: (time.sleep(0.4), (200, {}))[1])
+    fast = start(lambda path, body: (200, {}))
+    client = ServerClient([slow.url, fast.url], 1)
+    with client.asking() as ask:
+        results([ask(client.post, f"row {i}", "/classify", {}) for i in range(12)])
+    assert len(slow.bodies) + len(fast.bodies) == 12 and len(slow.bodies) <= 2
+    with pytest.raises(ValueError, match="All servers of a run have to serve the same model alike"):
+        ServerClient([slow.url, start(limit=99).url], 1)
+
+
+def test_another_name_of_the_policy_is_refused(start, processor):
+    with pytest.raises(ValueError, match="serves policy, and `model_name_or_path` is other"):
+        ServerSampler(start().url, "other", processor, FEW)
+
+
+@pytest.fixture
+def exported(reward_model, processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    probes = Probes.measured_by(RewardScorer(reward_model, processor), "float32")
+    probes.save(tmp_path)
+    return str(tmp_path), probes.probes
+
+
+def test_the_first_response_to_a_prompt_goes_ahead_of_the_others(start, exported):
+    path, probes = exported
+    known = {json.dumps(probe["messages"]): probe for probe in probes}
+
+    def script(route, body):
+        assert route == "/classify" and body["add_generation_prompt"] is False
+        probe = known.get(json.dumps(body["messages"]))
+        score, tokens = (probe["score"], probe["prompt_tokens"]) if probe else (1.0, ANSWERED_TOKENS)
+        return 200, {"data": [{"probs": [score]}], "usage": {"prompt_tokens": tokens}}
+
+    server = start(script)
+    scorer = ServerScorer(server.url, path)
+    assert scorer.max_length == 512
+    assert scorer.score_candidates([{"prompt": "six", "images": [], "responses": ["a", "b", "", "a", "c"]}]) == [
+        [1, 1, None, 1, 1]
+    ]
+    asked = [body["messages"][-1]["content"][0]["text"] for _, body in server.bodies[2:]]
+    assert asked[0] == "a" and sorted(asked) == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="completion 0 has 25 tokens at http.* and 27 by the processor of the export"):
+        scorer(["six"], ["a+b"])
+
+
+def test_without_vllm_the_error_says_what_to_install(monkeypatch, processor):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(ImportError, match="vl-reward\\[vllm\\]"):
+        VLLMSampler("policy", processor, SamplingParameters())
