@@ -37,7 +37,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, T
 from vl_reward import Qwen2_5_VLForSequenceClassification, RecipeParser
 from vl_reward.memory.estimate import MemoryEstimate
 from vl_reward.memory.sharding import Sharding
-from vl_reward.tiny.base import build_config
+from vl_reward.tiny.architectures import build_config
 from vl_reward.tiny.preferences import PREFERENCE_FEATURES, as_png
 from vl_reward.tiny.processor import build_processor
 

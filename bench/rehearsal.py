@@ -33,7 +33,7 @@ from safetensors import safe_open
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from vl_reward import Qwen2_5_VLForSequenceClassification, RewardScorer
-from vl_reward.tiny.base import build_config
+from vl_reward.tiny.architectures import build_config
 from vl_reward.tiny.processor import build_processor
 
 

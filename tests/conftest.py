@@ -1,4 +1,4 @@
-"""Assets built on the spot: a random Qwen2.5-VL of two narrow layers, its processor, and drawn images. No download."""
+"""Assets built on the spot: a random model of two narrow layers, its processor, and drawn images. No download."""
 
 import os
 
@@ -13,11 +13,11 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from datasets import Dataset, Features, Image, List, Value  # noqa: E402
 from tqdm.std import TqdmDefaultWriteLock  # noqa: E402
-from transformers import Qwen2_5_VLForConditionalGeneration  # noqa: E402
+from transformers import AutoModelForImageTextToText, AutoModelForSequenceClassification  # noqa: E402
 
-from vl_reward import Qwen2_5_VLForSequenceClassification  # noqa: E402
+import vl_reward  # noqa: E402, F401 - it registers its reward models
 from vl_reward.labelling.verifiers import final_answer  # noqa: E402
-from vl_reward.tiny.base import build_config  # noqa: E402
+from vl_reward.tiny.architectures import FAMILIES, build_config  # noqa: E402
 from vl_reward.tiny.digits import compose, compose_text  # noqa: E402
 from vl_reward.tiny.preferences import corrupted_pairs  # noqa: E402
 from vl_reward.tiny.processor import build_processor  # noqa: E402
@@ -33,18 +33,33 @@ CANDIDATES = Features(
 )
 
 
-@pytest.fixture(scope="session")
-def processor():
-    return build_processor()
+FOR_EACH_FAMILY = {"test_prefix_sharing", "test_reward_models"}  # the others know Qwen2.5-VL alone
+
+
+def pytest_generate_tests(metafunc):
+    chosen = any("family" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if metafunc.module.__name__ in FOR_EACH_FAMILY and "family" in metafunc.fixturenames and not chosen:
+        metafunc.parametrize("family", list(FAMILIES), indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
-def config(processor):
-    config = build_config(processor.tokenizer)
+def family(request):
+    return getattr(request, "param", "qwen2_5_vl")
+
+
+@pytest.fixture(scope="session")
+def processor(family):
+    return build_processor(family)
+
+
+@pytest.fixture(scope="session")
+def config(processor, family):
+    config = build_config(processor.tokenizer, family)
     config.text_config.num_hidden_layers = 2
-    config.text_config.layer_types = config.text_config.layer_types[:2]
     config.vision_config.depth = 2
-    config.vision_config.fullatt_block_indexes = [1]
+    if family == "qwen2_5_vl":
+        config.text_config.layer_types = config.text_config.layer_types[:2]
+        config.vision_config.fullatt_block_indexes = [1]
     return config
 
 
@@ -53,20 +68,20 @@ def policy_path(config, processor, tmp_path_factory):
     """A random policy in the hub's layout, as `save_pretrained` writes it by default, with its processor."""
     path = tmp_path_factory.mktemp("policy")
     torch.manual_seed(0)
-    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(path)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(path)
     processor.save_pretrained(path)
     return path
 
 
 @pytest.fixture
 def policy(policy_path):
-    return Qwen2_5_VLForConditionalGeneration.from_pretrained(policy_path, dtype="float32")
+    return AutoModelForImageTextToText.from_pretrained(policy_path, dtype="float32")
 
 
 @pytest.fixture
 def reward_model(policy_path):
     torch.manual_seed(0)
-    return Qwen2_5_VLForSequenceClassification.from_pretrained(policy_path, dtype="float32").eval()
+    return AutoModelForSequenceClassification.from_pretrained(policy_path, dtype="float32").eval()
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +109,7 @@ def labelling_world(policy_path, tmp_path_factory):
     """A reward model with a random head, and 160 prompts with four or five responses each."""
     folder = tmp_path_factory.mktemp("labelling")
     shutil.copytree(policy_path, folder / "model")
-    model = Qwen2_5_VLForSequenceClassification.from_pretrained(folder / "model", dtype="float32")
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "model", dtype="float32")
     model.score.weight.data.normal_()
     model.save_pretrained(folder / "model")
     rows = []

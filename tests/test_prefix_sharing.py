@@ -19,7 +19,7 @@ from vl_reward import (
     share_prefixes,
     unshare_prefixes,
 )
-from vl_reward.models.qwen2_5_vl import ScoreHead
+from vl_reward.models.vision_reward_model import ScoreHead
 from vl_reward.prefix_sharing import shared_forward
 from vl_reward.prefix_sharing.packed_images import image_codes, rope_positions, unique_images
 from vl_reward.tiny.digits import compose

@@ -9,6 +9,7 @@ from .inference.scorer import RewardScorer
 from .inference.server_scorer import ServerScorer
 from .inference.transformers_sampler import ResponseSampler
 from .models.qwen2_5_vl import Qwen2_5_VLForSequenceClassification
+from .models.qwen3_vl import Qwen3VLForSequenceClassification
 from .prefix_sharing.share_prefixes import share_prefixes, unshare_prefixes
 from .training.mpo_trainer import MPOTrainer
 from .training.reward_trainer import VisionRewardTrainer
@@ -19,6 +20,7 @@ __all__ = [
     "DatasetArguments",
     "MPOTrainer",
     "Qwen2_5_VLForSequenceClassification",
+    "Qwen3VLForSequenceClassification",
     "RecipeParser",
     "ResponseSampler",
     "RewardModelConfig",

@@ -1,15 +1,16 @@
 """
-Train the two language models of the embedded world from scratch, with TRL's `SFTTrainer`:
+Train the two language models of the embedded world from scratch, with TRL's `SFTTrainer`, in either family:
 
-- `base`: answers at least nine of ten held-out questions; stands in for Qwen2.5-VL-7B-Instruct, and the reward model
-  starts from it.
+- `base`: answers at least nine of ten held-out questions; stands in for Qwen2.5-VL-7B-Instruct or Qwen3-VL-8B-Instruct,
+  and the reward model starts from it.
 - `policy`: an earlier checkpoint of the same run, correct on roughly six of ten; MPO has to improve it.
 
 Both are kept in `checkpoints/` beside this file, with their measured accuracy. To build them again, in about 15 minutes
-on 2 cores:
+a family on 2 cores:
 
 ```bash
 OMP_NUM_THREADS=1 python -m vl_reward.tiny.base --output_dir outputs/tiny_base
+OMP_NUM_THREADS=1 python -m vl_reward.tiny.base --output_dir outputs/tiny_base_qwen3_vl --family qwen3_vl
 ```
 """
 
@@ -20,55 +21,15 @@ from pathlib import Path
 from statistics import fmean
 
 from datasets import IterableDataset
-from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, set_seed
+from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from ..arguments.sampling_parameters import SamplingParameters
 from ..inference.transformers_sampler import ResponseSampler
 from ..labelling.verifiers import exact
+from .architectures import FAMILIES, build_config
 from .digits import compose, compose_text, respond
 from .processor import build_processor
-
-
-def build_config(tokenizer) -> Qwen2_5_VLConfig:
-    """Qwen2.5-VL's architecture (M-RoPE, grouped-query attention, windowed vision tower) in 1.5 M parameters."""
-    token_ids = {
-        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>")
-        for name, token in {
-            "image": "image_pad",
-            "video": "video_pad",
-            "vision_start": "vision_start",
-            "vision_end": "vision_end",
-        }.items()
-    }
-    return Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": 384,
-            "hidden_size": 128,
-            "intermediate_size": 384,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 2048,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-            "initializer_range": 0.1,  # 0.02 is for widths of thousands: at 128 it takes twice the steps
-            "bos_token_id": None,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        },
-        vision_config={
-            "depth": 3,
-            "hidden_size": 96,
-            "intermediate_size": 256,
-            "num_heads": 4,
-            "out_hidden_size": 128,
-            "window_size": 56,
-            "fullatt_block_indexes": [2],
-            "initializer_range": 0.1,
-        },
-        tie_word_embeddings=False,
-        **token_ids,
-    )
 
 
 def conversations():
@@ -83,9 +44,9 @@ def conversations():
         }
 
 
-def train(training_dir: Path, max_steps: int):
-    processor = build_processor()
-    model = Qwen2_5_VLForConditionalGeneration(build_config(processor.tokenizer))
+def train(training_dir: Path, max_steps: int, family: str):
+    processor = build_processor(family)
+    model = AutoModelForImageTextToText.from_config(build_config(processor.tokenizer, family))
     print(f"{model.num_parameters():,} parameters")
     trainer = SFTTrainer(
         model=model,
@@ -117,7 +78,7 @@ def train(training_dir: Path, max_steps: int):
 
 def export(checkpoint: Path, path: Path) -> None:
     """Keep a checkpoint in float16, and beside it its greedy accuracy on 1,500 held-out questions."""
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype="float16")
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype="float16")
     processor = AutoProcessor.from_pretrained(checkpoint)
     model.save_pretrained(path)
     processor.save_pretrained(path)
@@ -139,12 +100,13 @@ def main():
     )
     parser.add_argument("--max_steps", type=int, default=2400, help="The base is trained for this many steps.")
     parser.add_argument("--policy_step", type=int, default=540, help="The checkpoint of this step becomes the policy.")
+    parser.add_argument("--family", choices=FAMILIES, default="qwen2_5_vl", help="The models are of this family.")
     args = parser.parse_args()
 
     set_seed(0)
     training_dir = args.output_dir / "training"
     if not (training_dir / f"checkpoint-{args.max_steps}").exists():
-        train(training_dir, args.max_steps)
+        train(training_dir, args.max_steps, args.family)
     export(training_dir / f"checkpoint-{args.max_steps}", args.output_dir / "base")
     export(training_dir / f"checkpoint-{args.policy_step}", args.output_dir / "policy")
 

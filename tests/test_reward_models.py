@@ -5,9 +5,17 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoModelForSequenceClassification
 
-from vl_reward import DataCollatorForVisionReward, Qwen2_5_VLForSequenceClassification
+from vl_reward import (
+    DataCollatorForVisionReward,
+    Qwen2_5_VLForSequenceClassification,
+    Qwen3VLForSequenceClassification,
+)
+from vl_reward.tiny.architectures import build_config
+
+
+REWARD_MODELS = {"qwen2_5_vl": Qwen2_5_VLForSequenceClassification, "qwen3_vl": Qwen3VLForSequenceClassification}
 
 
 def body(model):
@@ -20,39 +28,46 @@ def assert_equal_weights(first, second):
 
 
 @pytest.fixture
+def reward_class(family):
+    return REWARD_MODELS[family]
+
+
+@pytest.fixture
 def batch(processor, image_pairs):
     return DataCollatorForVisionReward(processor)(image_pairs[:4])
 
 
 @pytest.mark.parametrize("save_original_format", [True, False], ids=["hub layout", "native layout"])
 @pytest.mark.parametrize("max_shard_size", ["5GB", "1MB"], ids=["one file", "sharded"])
-def test_base_checkpoint_loads_bit_equal(policy, tmp_path, save_original_format, max_shard_size):
+def test_base_checkpoint_loads_bit_equal(policy, reward_class, tmp_path, save_original_format, max_shard_size):
     policy.save_pretrained(tmp_path, save_original_format=save_original_format, max_shard_size=max_shard_size)
     assert (tmp_path / "model.safetensors.index.json").exists() == (max_shard_size == "1MB")
-    model, info = Qwen2_5_VLForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    model, info = reward_class.from_pretrained(tmp_path, output_loading_info=True)
     assert_equal_weights(body(model), body(policy))
     assert info["missing_keys"] == {"score.weight"}
     assert info["unexpected_keys"] == {"lm_head.weight"}
 
 
-def test_hub_layout_is_the_layout_of_the_hub(policy_path):
-    """Otherwise the test above would not test the hub's layout."""
+def test_hub_layout_is_the_layout_of_the_hub(policy_path, family):
+    """Otherwise the test above would not test the hub's layout, which for Qwen3-VL is transformers' own."""
     keys = load_file(policy_path / "model.safetensors").keys()
-    assert "visual.patch_embed.proj.weight" in keys
-    assert "model.layers.0.self_attn.q_proj.weight" in keys
+    vision, text = {"qwen2_5_vl": ("visual", "model"), "qwen3_vl": ("model.visual", "model.language_model")}[family]
+    assert f"{vision}.patch_embed.proj.weight" in keys
+    assert f"{text}.layers.0.self_attn.q_proj.weight" in keys
 
 
-def test_reward_checkpoint_round_trip(reward_model, tmp_path):
+def test_reward_checkpoint_round_trip(reward_model, reward_class, tmp_path):
     reward_model.save_pretrained(tmp_path)
     assert load_file(tmp_path / "model.safetensors").keys() == reward_model.state_dict().keys()
-    again, info = Qwen2_5_VLForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    again, info = reward_class.from_pretrained(tmp_path, output_loading_info=True)
     assert_equal_weights(again.state_dict(), reward_model.state_dict())
     assert not info["missing_keys"] and not info["unexpected_keys"]
     auto = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-    assert type(auto) is Qwen2_5_VLForSequenceClassification
+    assert type(auto) is reward_class
     assert_equal_weights(auto.state_dict(), reward_model.state_dict())
 
 
+@pytest.mark.parametrize("family", ["qwen2_5_vl"], indirect=True)
 def test_subclass_without_a_key_mapping_is_refused(policy_path):
     """transformers would give it a random decoder: the renames are looked up by class name."""
 
@@ -63,14 +78,22 @@ def test_subclass_without_a_key_mapping_is_refused(policy_path):
         Renamed.from_pretrained(policy_path)
 
 
-def test_reward_checkpoint_without_head_is_refused(reward_model, tmp_path):
+def test_the_wrong_family_is_refused_by_name(policy_path, family, reward_class, processor):
+    """transformers would warn, and draw what it does not find."""
+    other = next(other for other in REWARD_MODELS.values() if other is not reward_class)
+    named = f"model of type '{family}', and {other.__name__} is for {other.family}"
+    with pytest.raises(ValueError, match=named):
+        other.from_pretrained(policy_path)
+    with pytest.raises(ValueError, match=named):
+        other.from_pretrained(policy_path, config=build_config(processor.tokenizer, family))
+
+
+def test_reward_checkpoint_without_head_is_refused(reward_model, reward_class, tmp_path):
     state = {key: value for key, value in reward_model.state_dict().items() if key != "score.weight"}
     reward_model.save_pretrained(tmp_path, state_dict=state)
-    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [
-        "Qwen2_5_VLForSequenceClassification"
-    ]
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [reward_class.__name__]
     with pytest.raises(ValueError, match="score.weight"):
-        Qwen2_5_VLForSequenceClassification.from_pretrained(tmp_path)
+        reward_class.from_pretrained(tmp_path)
 
 
 def test_score_depends_on_the_image(reward_model, batch):
@@ -139,8 +162,8 @@ def test_last_token_equal_to_the_pad_token_is_scored(reward_model, processor):
         assert torch.equal(reward_model(input_ids=input_ids).logits, scores)
 
 
-def test_head_computes_in_float32(policy_path, batch):
-    model = Qwen2_5_VLForSequenceClassification.from_pretrained(policy_path, dtype="bfloat16")
+def test_head_computes_in_float32(policy_path, reward_class):
+    model = reward_class.from_pretrained(policy_path, dtype="bfloat16")
     assert model.score.weight.dtype == torch.float32
     assert model.dtype == torch.bfloat16
     torch.nn.init.normal_(model.score.weight)
@@ -157,7 +180,7 @@ def test_head_computes_in_float32(policy_path, batch):
 
 def test_policy_weights_are_not_an_accident(policy):
     """Two random decoders differ: the equality tests above can fail."""
-    other = Qwen2_5_VLForConditionalGeneration(policy.config)
+    other = AutoModelForImageTextToText.from_config(policy.config)
     assert not torch.equal(
         body(policy)["model.language_model.layers.0.mlp.up_proj.weight"],
         body(other)["model.language_model.layers.0.mlp.up_proj.weight"],

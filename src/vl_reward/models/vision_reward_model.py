@@ -1,0 +1,186 @@
+"""A vision-language backbone with its language-model head replaced by a head that gives one score: all families'."""
+
+from typing import ClassVar
+
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
+from transformers.core_model_loading import WeightRenaming
+from transformers.modeling_layers import GenericForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+
+
+class ScoreHead(nn.Linear):
+    """A linear layer that always computes in float32: in bfloat16, scores near 10 are 0.06 apart and tie."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return nn.functional.linear(hidden_states.float(), self.weight.float(), bias)
+
+
+class VisionRewardModel(GenericForSequenceClassification):
+    """
+    A backbone (vision tower, projector, decoder) with a linear head `score` on the hidden state of the last attended
+    token. Each family has a class of its own, which derives from this one and from the family's `PreTrainedModel`.
+
+    `from_pretrained` takes a checkpoint of the family, in the hub's layout or in transformers' own, and then draws the
+    head at random, or a checkpoint of this class. Anything else missing or left over raises a `ValueError`:
+    transformers itself would draw the missing weights at random and go on.
+
+    Class attributes, which a family sets:
+        family (`str`):
+            Its name in messages.
+        backbone_class (`type`):
+            transformers' model without a head, in which [`share_prefixes`] works.
+        vision_tower (`str`):
+            The module that encodes images, in a reward model and in a policy.
+        projectors (`tuple[str, ...]`):
+            The modules inside the vision tower that map its output to the decoder's width.
+        lora_target_modules (`str`):
+            A pattern for the language model's projections.
+        vllm_head_name (`str`):
+            What vLLM calls the head.
+    """
+
+    family: ClassVar[str]
+    backbone_class: ClassVar[type]
+    vision_tower: ClassVar[str] = "model.visual"
+    projectors: ClassVar[tuple[str, ...]]
+    # A bare name such as `q_proj` would match the vision tower, too.
+    lora_target_modules: ClassVar[str] = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+    vllm_head_name: ClassVar[str]
+
+    _keep_in_fp32_modules_strict = {"score"}  # of a reward checkpoint; a new head is made in float32 below
+
+    def __init__(self, config: PreTrainedConfig):
+        config.num_labels = 1  # transformers' default of 2 is a classifier's
+        super().__init__(config)
+        # Heads that are trained here have no bias. One of another project's has, once it is exported.
+        bias = getattr(config, "score_bias", False)
+        self.score = ScoreHead(config.text_config.hidden_size, 1, bias=bias, dtype=torch.float32)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
+        check_family(cls, pretrained_model_name_or_path, kwargs)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        has_head = cls.__name__ in (model.config.architectures or [])
+        missing = set(info["missing_keys"]) - (set() if has_head else {"score.weight"})
+        unexpected = set(info["unexpected_keys"]) - {"lm_head.weight"}
+        mismatched = set(info["mismatched_keys"])
+        if missing or unexpected or mismatched:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} does not fit {cls.__name__}: {len(missing)} weights are missing "
+                f"{sorted(missing)[:4]}, {len(unexpected)} are left over {sorted(unexpected)[:4]}, {len(mismatched)} "
+                "have another shape. Missing weights would be random, so the scores would be noise. Give a "
+                f"{cls.family} checkpoint or a checkpoint saved by this class."
+            )
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory, save_original_format: bool = False, **kwargs):
+        """
+        Save under the names of `state_dict()`. transformers would rename them to the hub's layout, which
+        `Trainer(...).train(resume_from_checkpoint=...)` does not read back: it would go on from the weights the run
+        started with (huggingface/transformers#43701).
+        """
+        super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        mm_token_type_ids: torch.IntTensor | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutputWithPast:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, seq_len)`):
+                Tokens of prompt and response, padded on either side.
+            attention_mask (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
+                1 for tokens, 0 for padding. Without it no row may be padded.
+            pixel_values (`torch.Tensor` of shape `(num_patches, patch_dim)`, *optional*):
+                Patches of all images of the batch.
+            image_grid_thw (`torch.LongTensor` of shape `(num_images, 3)`, *optional*):
+                Patches of each image in time, height and width.
+            mm_token_type_ids (`torch.IntTensor` of shape `(batch_size, seq_len)`, *optional*):
+                1 where a token stands for an image. The processor returns it.
+
+        Returns:
+            `SequenceClassifierOutputWithPast` with `logits` of shape `(batch_size, 1)`, always float32.
+
+        Raises:
+            ValueError: If image tokens come without pixels, or pixels without `mm_token_type_ids`.
+        """
+        if image_grid_thw is not None and mm_token_type_ids is None:
+            raise ValueError(
+                "`image_grid_thw` came without `mm_token_type_ids`. Without them image tokens get plain 1-D positions "
+                "and the scores are wrong. Pass every key that the processor returns on to the model."
+            )
+        has_images = pixel_values is not None or kwargs.get("mm_encoder_outputs") is not None
+        if input_ids is not None and not has_images and (input_ids == self.config.image_token_id).any():
+            raise ValueError(
+                "`input_ids` holds image tokens, but there are no `pixel_values`. The score would not depend on the "
+                "image. Pass the images to the processor together with the text."
+            )
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            pixel_values=pixel_values,
+            image_grid_thw=image_grid_thw,
+            mm_token_type_ids=mm_token_type_ids,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
+        if attention_mask is None:
+            last_token = torch.full_like(rows, hidden_states.shape[1] - 1)
+        else:
+            positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+            last_token = (attention_mask * positions).argmax(-1).to(hidden_states.device)
+        return SequenceClassifierOutputWithPast(
+            logits=self.score(hidden_states[rows, last_token]),
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+def check_family(reward_class: type[VisionRewardModel], path: str, kwargs: dict) -> None:
+    """
+    Raises:
+        ValueError: If a checkpoint's config is another family's. transformers would warn, take what fits of the config,
+            and draw what it does not find.
+    """
+    expected = reward_class.config_class.model_type
+    config = kwargs.get("config")
+    if isinstance(config, PreTrainedConfig):
+        found = config.model_type
+    else:
+        of_hub = ("revision", "subfolder", "token", "cache_dir", "local_files_only")
+        of_hub = {key: kwargs[key] for key in of_hub if key in kwargs}
+        found = PreTrainedConfig.get_config_dict(config or path, **of_hub)[0].get("model_type")
+    if found != expected:
+        raise ValueError(
+            f"{path} holds a model of type {found!r}, and {reward_class.__name__} is for {reward_class.family}, "
+            f"{expected!r}. Give a {reward_class.family} checkpoint, or load this one with "
+            "`AutoModelForSequenceClassification`, which takes the class that fits."
+        )
+
+
+def register_with_transformers(reward_class: type[VisionRewardModel], policy_class: str) -> None:
+    """
+    Let `AutoModelForSequenceClassification` know a family, and let its class read the checkpoints that `policy_class`
+    reads. Checkpoint renames are looked up by class name, and a class outside of transformers has none: a hub
+    checkpoint would load with a random decoder (huggingface/transformers#47114).
+    """
+    renames = get_checkpoint_conversion_mapping(policy_class) or []  # Qwen3-VL's layout on the hub is transformers' own
+    of_vllm = WeightRenaming(rf"^{reward_class.vllm_head_name}", "score")  # an export's
+    register_checkpoint_conversion_mapping(reward_class.__name__, [*renames, of_vllm])
+    AutoModelForSequenceClassification.register(reward_class.config_class, reward_class, exist_ok=True)
