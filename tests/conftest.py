@@ -60,6 +60,8 @@ def config(processor, family):
     if family == "qwen2_5_vl":
         config.text_config.layer_types = config.text_config.layer_types[:2]
         config.vision_config.fullatt_block_indexes = [1]
+    else:
+        config.text_config.num_hidden_layers = 3  # features are added after two, and a third reads both
     return config
 
 

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch.nn.functional import logsigmoid
-from transformers import EarlyStoppingCallback, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, EarlyStoppingCallback, Qwen2_5_VLForConditionalGeneration
 from trl import DPOConfig
 
 from vl_reward import MPOTrainer, SamplingParameters
@@ -49,7 +49,7 @@ def make_trainer(policy_path, processor, image_pairs, tmp_path):
         peft_config = changes.pop("peft_config", None)
 
         def load():
-            return Qwen2_5_VLForConditionalGeneration.from_pretrained(policy_path, dtype="float32")
+            return AutoModelForImageTextToText.from_pretrained(policy_path, dtype="float32")
 
         return MPOTrainer(
             model=model if model is not None else load(),

@@ -10,36 +10,37 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from test_mpo_trainer import make_trainer  # noqa: F401
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoModelForSequenceClassification
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
+from transformers.models.qwen3_vl import modeling_qwen3_vl
 
-from vl_reward import (
-    DataCollatorForVisionReward,
-    Qwen2_5_VLForSequenceClassification,
-    share_prefixes,
-    unshare_prefixes,
-)
+from vl_reward import DataCollatorForVisionReward, share_prefixes, unshare_prefixes
+from vl_reward.models.families import family_of
 from vl_reward.models.vision_reward_model import ScoreHead
 from vl_reward.prefix_sharing import shared_forward
 from vl_reward.prefix_sharing.packed_images import image_codes, rope_positions, unique_images
 from vl_reward.tiny.digits import compose
 
 
-SIZES = [(56, 56), (56, 56), (112, 56), (84, 140)]  # the first two differ in their pixels alone
+SIZES = [(2, 2), (2, 2), (4, 2), (3, 5)]  # in visual tokens; the first two differ in their pixels alone
 
 
-@pytest.fixture(scope="module")
-def images():
-    return [Image.effect_noise(size, 80 + i).convert("RGB") for i, size in enumerate(SIZES)]
+@pytest.fixture(scope="session")
+def images(processor):
+    pixels = processor.image_processor.patch_size * processor.image_processor.merge_size
+    return [
+        Image.effect_noise((width * pixels, height * pixels), 80 + i).convert("RGB")
+        for i, (width, height) in enumerate(SIZES)
+    ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def models(policy_path):
     """A reward model and a policy, by name."""
     torch.manual_seed(0)
     return {
-        "reward": Qwen2_5_VLForSequenceClassification.from_pretrained(policy_path, dtype="float32"),
-        "policy": Qwen2_5_VLForConditionalGeneration.from_pretrained(policy_path, dtype="float32"),
+        "reward": AutoModelForSequenceClassification.from_pretrained(policy_path, dtype="float32"),
+        "policy": AutoModelForImageTextToText.from_pretrained(policy_path, dtype="float32"),
     }
 
 
@@ -56,7 +57,9 @@ def in_float64(monkeypatch):
         return q * cos + half(q) * sin, k * cos + half(k) * sin
 
     monkeypatch.setattr(modeling_qwen2_5_vl.Qwen2_5_VLRMSNorm, "forward", norm)
-    monkeypatch.setattr(modeling_qwen2_5_vl, "apply_rotary_pos_emb_vision", rotate)
+    monkeypatch.setattr(modeling_qwen3_vl.Qwen3VLTextRMSNorm, "forward", norm)
+    for modeling in (modeling_qwen2_5_vl, modeling_qwen3_vl):
+        monkeypatch.setattr(modeling, "apply_rotary_pos_emb_vision", rotate)
     monkeypatch.setattr(ScoreHead, "forward", torch.nn.Linear.forward)
 
 
@@ -175,7 +178,8 @@ def test_the_order_of_module_calls_does_not_depend_on_the_rows(models, processor
     """Under ZeRO-3 and FSDP2 each call gathers weights with the other ranks, which hold other rows."""
     model = share_prefixes(models[name].float())
     model.model.visual.requires_grad_(not frozen)
-    model.model.visual.merger.requires_grad_(True)
+    for projector in family_of(model.config).projectors:
+        model.model.visual.get_submodule(projector).requires_grad_(True)
     shared, alone = ([0], "What is the sum?", "9"), ([2, 3], "Which is larger?", "I see 4 and 5.")
     text, other = ([], "Is 4 larger than 5?", "no"), ([], "What?", "I see 4 and 5. Answer: 9")
     batches = [[shared, (*shared[:2], "8")], [shared], [shared, alone], [text], [text, (*text[:2], "yes")]]
@@ -239,9 +243,13 @@ def test_lora(policy, pairs):
     assert share_prefixes(model) is model
 
 
-def test_images_without_m_rope_positions(models, pairs):
+def test_images_without_m_rope_positions(models, pairs, family):
+    """Qwen3-VL refuses them, shared or not."""
     pairs.pop("mm_token_type_ids")
-    assert_same(models["policy"].float(), pairs, 1e-4)
+    if family == "qwen2_5_vl":
+        return assert_same(models["policy"].float(), pairs, 1e-4)
+    with pytest.raises(ValueError, match="`mm_token_type_ids` is missing"):
+        share_prefixes(models["policy"].float())(**pairs)
 
 
 def test_no_attention_mask(models, processor, images):
@@ -257,7 +265,7 @@ def test_no_attention_mask(models, processor, images):
 
 def test_each_token_and_each_image_is_computed_once(models, pairs, processor, images):
     model = models["reward"].float()
-    patches = {size: (size[0] // 14) * (size[1] // 14) for size in SIZES}
+    patches = {size: 4 * size[0] * size[1] for size in SIZES}
     rows = int(pairs["attention_mask"].numel())
     assert tokens_computed(unshare_prefixes(model), pairs) == [len(pairs["pixel_values"]), rows]
 
@@ -354,23 +362,24 @@ def test_transformers_has_no_flex_attention_for_this_model(policy):
 
 
 def test_a_model_without_the_backbone_is_refused():
-    with pytest.raises(ValueError, match="this Linear holds no `Qwen2_5_VLModel`"):
+    with pytest.raises(ValueError, match="this Linear holds no `Qwen2_5_VLModel` or `Qwen3VLModel`"):
         share_prefixes(torch.nn.Linear(2, 2))
 
 
 def test_a_frozen_vision_tower_keeps_no_activations(reward_model, processor, image_pairs):
-    reward_model.model.visual.requires_grad_(False)
-    reward_model.model.visual.merger.requires_grad_(True)
+    tower = reward_model.model.visual.requires_grad_(False)
+    projectors = [tower.get_submodule(name).requires_grad_(True) for name in reward_model.projectors]
     share_prefixes(reward_model.train())
     with_graph = []
-    for block in reward_model.model.visual.blocks:
+    for block in tower.blocks:
         block.register_forward_hook(lambda module, args, output: with_graph.append(output.requires_grad))
     reward_model(**DataCollatorForVisionReward(processor)(image_pairs[:2])).logits.sum().backward()
-    assert with_graph == [False] * len(reward_model.model.visual.blocks)
-    assert reward_model.model.visual.merger.mlp[0].weight.grad.abs().max() > 0
+    assert with_graph == [False] * len(tower.blocks)
+    trained = [weight for projector in projectors for weight in projector.parameters()]
+    assert len(trained) > 4 and all(weight.grad.abs().max() > 0 for weight in trained)
 
 
-def test_a_frozen_vision_tower_keeps_no_activations_under_lora_with_checkpointing(policy, pairs):
+def test_a_frozen_vision_tower_keeps_no_activations_under_lora_with_checkpointing(policy, pairs, family):
     policy.gradient_checkpointing_enable({"use_reentrant": False})
     policy.enable_input_require_grads()
     model = get_peft_model(policy, LoraConfig(target_modules=r".*language_model.*q_proj", init_lora_weights=False))
@@ -379,7 +388,7 @@ def test_a_frozen_vision_tower_keeps_no_activations_under_lora_with_checkpointin
     for block in policy.model.visual.blocks:
         block.register_forward_hook(lambda module, args, output: with_graph.append(output.requires_grad))
     compute(unshare_prefixes(model), pairs)
-    assert with_graph == [True, True]  # what transformers does by itself
+    assert with_graph == [family == "qwen2_5_vl"] * 2  # what transformers does by itself
     with_graph.clear()
     compute(share_prefixes(model), pairs)
     assert with_graph == [False, False]
@@ -389,7 +398,9 @@ def test_an_unattended_image_keeps_the_projector_in_the_graph(reward_model, proc
     batch = DataCollatorForVisionReward(processor)(text_pairs)
     assert tokens_computed(share_prefixes(reward_model), batch)[1] < batch["attention_mask"].sum()
     _, gradients = compute(reward_model, batch)
-    assert gradients["model.visual.merger.mlp.0.weight"].abs().max() == 0
+    for projector in reward_model.projectors:
+        of_it = [gradient for name, gradient in gradients.items() if f".{projector}." in name]
+        assert len(of_it) > 3 and not any(gradient.any() for gradient in of_it)
 
 
 def test_mpo_trains_to_the_same_weights(make_trainer):  # noqa: F811

@@ -156,7 +156,7 @@ def test_last_token_equal_to_the_pad_token_is_scored(reward_model, processor):
         shorter = reward_model(input_ids=input_ids[:, :2]).logits
         alone = reward_model(input_ids=input_ids[:1]).logits
     assert abs(scores[0] - shorter[0]) > 1e-4
-    torch.testing.assert_close(scores[0], alone[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(scores[0], alone[0], atol=2e-6, rtol=0)
     reward_model.config.text_config.pad_token_id = None
     with torch.no_grad():
         assert torch.equal(reward_model(input_ids=input_ids).logits, scores)

@@ -1,5 +1,6 @@
 """Qwen2.5-VL as a reward model (Skywork-VL Reward, section 3.3)."""
 
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel, Qwen2_5_VLPreTrainedModel
 
 from .vision_reward_model import VisionRewardModel, register_with_transformers
@@ -26,6 +27,10 @@ class Qwen2_5_VLForSequenceClassification(VisionRewardModel, Qwen2_5_VLPreTraine
     backbone_class = Qwen2_5_VLModel
     projectors = ("merger",)
     vllm_head_name = "language_model.score"  # its decoder is a whole Qwen2ForCausalLM there
+
+    @classmethod
+    def has_sliding_windows(cls, text_config: Qwen2_5_VLTextConfig) -> bool:
+        return "sliding_attention" in text_config.layer_types
 
 
 register_with_transformers(Qwen2_5_VLForSequenceClassification, "Qwen2_5_VLForConditionalGeneration")

@@ -25,7 +25,7 @@ class Qwen3VLForSequenceClassification(VisionRewardModel, Qwen3VLPreTrainedModel
 
     family = "Qwen3-VL"
     backbone_class = Qwen3VLModel
-    projectors = ("merger", "deepstack_merger_list")
+    projectors = ("deepstack_merger_list", "merger")
     vllm_head_name = "score"
 
 

@@ -40,7 +40,8 @@ class VisionRewardModel(GenericForSequenceClassification):
         vision_tower (`str`):
             The module that encodes images, in a reward model and in a policy.
         projectors (`tuple[str, ...]`):
-            The modules inside the vision tower that map its output to the decoder's width.
+            The modules inside the vision tower that map to the decoder's width: lists of those for layers in between,
+            and, as the last, the one that ends it.
         lora_target_modules (`str`):
             A pattern for the language model's projections.
         vllm_head_name (`str`):
@@ -64,6 +65,11 @@ class VisionRewardModel(GenericForSequenceClassification):
         bias = getattr(config, "score_bias", False)
         self.score = ScoreHead(config.text_config.hidden_size, 1, bias=bias, dtype=torch.float32)
         self.post_init()
+
+    @classmethod
+    def has_sliding_windows(cls, text_config: PreTrainedConfig) -> bool:
+        """Whether layers of the decoder attend to a window alone."""
+        return False
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):

@@ -1,7 +1,7 @@
 """The distinct images of a batch: which they are, what stands for them in a row, and where."""
 
 import torch
-from transformers import Qwen2_5_VLConfig
+from transformers import PreTrainedConfig
 
 
 def unique_images(pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> tuple[list[int], list[int]]:
@@ -27,7 +27,7 @@ def unique_images(pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> t
     return kept, same_as
 
 
-def blank_image(config: Qwen2_5_VLConfig, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def blank_image(config: PreTrainedConfig, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """`pixel_values` and `image_grid_thw` of the smallest image there is, all zeros."""
     vision = config.vision_config
     patch_size = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
@@ -36,7 +36,7 @@ def blank_image(config: Qwen2_5_VLConfig, device: torch.device) -> tuple[torch.T
 
 
 def image_codes(
-    config: Qwen2_5_VLConfig, input_ids: torch.Tensor, image_grid_thw: torch.Tensor, kept: list[int], same_as: list[int]
+    config: PreTrainedConfig, input_ids: torch.Tensor, image_grid_thw: torch.Tensor, kept: list[int], same_as: list[int]
 ) -> torch.Tensor | None:
     """
     Number what stands at each token: the id of a text token; past the vocabulary, for an image token, the row of its
@@ -55,10 +55,10 @@ def image_codes(
 
 
 def rope_positions(
-    config: Qwen2_5_VLConfig, codes: torch.Tensor, attended: torch.Tensor, grids: torch.Tensor
+    config: PreTrainedConfig, codes: torch.Tensor, attended: torch.Tensor, grids: torch.Tensor
 ) -> torch.Tensor:
     """
-    M-RoPE positions, of shape `(3, batch_size, seq_len)`, as `Qwen2_5_VLModel.get_rope_index` gives them for attended
+    M-RoPE positions, of shape `(3, batch_size, seq_len)`, as every family's `get_rope_index` gives them for attended
     tokens: a text token stands one after the token before it; the tokens of an image stand at its start plus their
     time, row and column, and the next token at its start plus its longer side. That method loops over all tokens in
     Python.

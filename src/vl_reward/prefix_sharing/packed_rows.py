@@ -51,7 +51,8 @@ class Branches:
 class PackedRows:
     """
     The distinct tokens of a batch. It is handed to the decoder in the attention mask's place, so no attention function
-    but [`packed_attention`] can take it for a mask and go on.
+    but [`packed_attention`] can take it for a mask and go on. transformers asks a mask for its dimensions before
+    [`packed_mask`] hands it through.
 
     Args:
         source (`torch.LongTensor` of shape `(num_packed,)`):
@@ -68,6 +69,14 @@ class PackedRows:
     unpack: torch.Tensor
     branches: list[Branches]
     order: torch.Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.source.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.source.ndim
 
     @classmethod
     def from_rows(cls, codes: torch.Tensor, position_ids: torch.Tensor, attended: torch.Tensor) -> "PackedRows":
@@ -158,7 +167,14 @@ def packed_attention(plain, module, query, key, value, attention_mask, **kwargs)
     return torch.cat(outputs).index_select(0, attention_mask.order)[None], None
 
 
+def packed_mask(plain, *args, attention_mask=None, **kwargs):
+    """The mask that the decoder makes of what it is given: packed rows stay what they are."""
+    if isinstance(attention_mask, PackedRows):
+        return attention_mask
+    return plain(*args, attention_mask=attention_mask, **kwargs)
+
+
 ATTENTION = {"sdpa": ALL_ATTENTION_FUNCTIONS["sdpa"], "eager": eager_attention_forward}
 for name, function in ATTENTION.items():
     AttentionInterface.register(PREFIX + name, functools.partial(packed_attention, function))
-    AttentionMaskInterface.register(PREFIX + name, ALL_MASK_ATTENTION_FUNCTIONS[name])
+    AttentionMaskInterface.register(PREFIX + name, functools.partial(packed_mask, ALL_MASK_ATTENTION_FUNCTIONS[name]))

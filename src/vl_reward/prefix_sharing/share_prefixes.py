@@ -15,15 +15,13 @@ the plain computation.
 """
 
 import functools
+import itertools
 import logging
 
 import torch
 from torch import nn
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
-    Qwen2_5_VisionTransformerPretrainedModel,
-    Qwen2_5_VLModel,
-)
 
+from ..models.families import BACKBONES, FAMILIES, family_of
 from .packed_rows import ATTENTION, PREFIX
 from .shared_forward import shared_forward
 
@@ -31,13 +29,14 @@ from .shared_forward import shared_forward
 logger = logging.getLogger(__name__)
 
 
-def tower_forward(self: Qwen2_5_VisionTransformerPretrainedModel, plain_forward, *args, **kwargs):
+def tower_forward(self: nn.Module, plain_forward, projectors: tuple[str, ...], *args, **kwargs):
     """
     The vision tower's forward pass, which keeps no activations of a frozen tower. Gradient checkpointing under PEFT
     makes the output of its patch embedding require gradients, and so everything after it, for nothing.
     """
+    inside = tuple(f"{name}." for name in projectors)
     is_trained = any(
-        parameter.requires_grad for name, parameter in self.named_parameters() if not name.startswith("merger.")
+        parameter.requires_grad for name, parameter in self.named_parameters() if not name.startswith(inside)
     )
     if is_trained or not torch.is_grad_enabled():
         return plain_forward(*args, **kwargs)
@@ -45,12 +44,20 @@ def tower_forward(self: Qwen2_5_VisionTransformerPretrainedModel, plain_forward,
     def enable_gradients(module, inputs):
         torch.set_grad_enabled(True)
 
-    handle = self.merger.register_forward_pre_hook(enable_gradients)
+    def disable_gradients(module, inputs, output):
+        torch.set_grad_enabled(False)
+
+    *inner, last = (self.get_submodule(name) for name in projectors)
+    handles = [last.register_forward_pre_hook(enable_gradients)]  # what follows it belongs to the features
+    for module in itertools.chain.from_iterable(inner):  # lists, with one projector for each of some layers
+        handles.append(module.register_forward_pre_hook(enable_gradients))
+        handles.append(module.register_forward_hook(disable_gradients))
     try:
         with torch.no_grad():
             return plain_forward(*args, **kwargs)
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def is_wrapped(module: nn.Module) -> bool:
@@ -59,56 +66,60 @@ def is_wrapped(module: nn.Module) -> bool:
 
 def shares_prefixes(model: nn.Module) -> bool:
     """Whether a model computes what rows have in common once: not under flash attention, whatever was asked for."""
-    backbones = [module for module in model.modules() if isinstance(module, Qwen2_5_VLModel) and is_wrapped(module)]
+    backbones = [module for module in model.modules() if isinstance(module, BACKBONES) and is_wrapped(module)]
     return any(backbone.language_model.config._attn_implementation.startswith(PREFIX) for backbone in backbones)
 
 
 def share_prefixes(model: nn.Module) -> nn.Module:
     """
-    Let a Qwen2.5-VL compute each distinct token and each distinct image of a batch once, in place, and keep no
+    Let a model compute each distinct token and each distinct image of a batch once, in place, and keep no
     activations of a frozen vision tower. Scores, losses and gradients are those of the plain computation, up to
     rounding. Generation is left as it is. A forward pass that shares returns no cache: ask for one with
     `use_cache=True`, and the pass is the plain one.
 
     Sharing works with `attn_implementation` `"sdpa"` and `"eager"`. With any other it stays off, with a warning:
-    flash_attention_2 knows no rows that branch, and flex_attention, which could, is refused for Qwen2.5-VL by
-    transformers 5.23 itself (huggingface/transformers#34809).
+    flash_attention_2 knows no rows that branch, and flex_attention, which could, is refused for these families
+    by transformers 5.23 itself (huggingface/transformers#34809).
 
     Args:
         model (`nn.Module`):
-            Any model around a [`~transformers.Qwen2_5_VLModel`]: [`Qwen2_5_VLForSequenceClassification`],
-            [`~transformers.Qwen2_5_VLForConditionalGeneration`], or a `PeftModel` of one of them.
+            Any model around the backbone of a family that this project knows: [`Qwen2_5_VLForSequenceClassification`],
+            [`~transformers.Qwen3VLForConditionalGeneration`], or a `PeftModel` of one of them.
 
     Returns:
         `nn.Module`: the same model.
 
     Raises:
-        ValueError: If there is no `Qwen2_5_VLModel` in it.
+        ValueError: If there is no such backbone in it.
 
     Example:
     ```python
     >>> model = share_prefixes(Qwen2_5_VLForSequenceClassification.from_pretrained("Qwen/Qwen2.5-VL-7B-Instruct"))
     ```
     """
-    backbones = [module for module in model.modules() if isinstance(module, Qwen2_5_VLModel)]
+    backbones = [module for module in model.modules() if isinstance(module, BACKBONES)]
     if not backbones:
+        families = " or ".join(family.family for family in FAMILIES)
+        known = " or ".join(f"`{backbone.__name__}`" for backbone in BACKBONES)
         raise ValueError(
-            f"Prefixes are shared in the backbone of Qwen2.5-VL, and this {type(model).__name__} holds no "
-            "`Qwen2_5_VLModel`. Pass a Qwen2.5-VL model, or leave `share_prefixes` out."
+            f"Prefixes are shared in the backbone of {families}, and this {type(model).__name__} holds no {known}. "
+            "Pass a model of these families, or leave `share_prefixes` out."
         )
     for backbone in backbones:
-        text_config = backbone.language_model.config
+        family, text_config = family_of(backbone.config), backbone.language_model.config
         implementation = text_config._attn_implementation.removeprefix(PREFIX)
-        if implementation not in ATTENTION or backbone.language_model.has_sliding_layers:
+        if implementation not in ATTENTION or family.has_sliding_windows(text_config):
             logger.warning(
                 f"Prefixes are not shared with attn_implementation {implementation!r}: rows that branch off a common "
                 f"prompt are attended to with {' or '.join(ATTENTION)}, without sliding windows."
             )
         else:
             text_config._attn_implementation = PREFIX + implementation
-        for module, forward in ((backbone, shared_forward), (backbone.visual, tower_forward)):
-            if not is_wrapped(module):
-                module.forward = functools.partial(forward, module, module.forward)
+        tower = backbone.visual
+        if not is_wrapped(backbone):
+            backbone.forward = functools.partial(shared_forward, backbone, backbone.forward)
+        if not is_wrapped(tower):
+            tower.forward = functools.partial(tower_forward, tower, tower.forward, family.projectors)
     return model
 
 
@@ -117,7 +128,7 @@ def unshare_prefixes(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if is_wrapped(module):
             module.forward = module.forward.args[1]
-        if isinstance(module, Qwen2_5_VLModel):
+        if isinstance(module, BACKBONES):
             text_config = module.language_model.config
             text_config._attn_implementation = text_config._attn_implementation.removeprefix(PREFIX)
     return model

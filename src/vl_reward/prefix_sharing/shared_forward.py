@@ -1,11 +1,11 @@
 """A forward pass that computes each distinct token and each distinct image of a batch once."""
 
 import functools
+from dataclasses import dataclass
 
 import torch
-from transformers import Qwen2_5_VLConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.utils import can_return_tuple
 
 from .packed_images import blank_image, image_codes, rope_positions, unique_images
@@ -26,7 +26,7 @@ PLAIN_ONLY = (
 
 @can_return_tuple
 def shared_forward(
-    self: Qwen2_5_VLModel,
+    self: PreTrainedModel,
     plain_forward,
     input_ids: torch.LongTensor | None = None,
     attention_mask: torch.Tensor | None = None,
@@ -36,7 +36,7 @@ def shared_forward(
     **kwargs,
 ) -> BaseModelOutputWithPast:
     """
-    [`Qwen2_5_VLModel.forward`] with each distinct token and each distinct image computed once.
+    The backbone's forward pass with each distinct token and each distinct image computed once.
 
     The vision tower runs once and first, then the embedding, then the decoder, whatever the rows hold: where weights
     are sharded (ZeRO-3, FSDP2) each module's call is a collective, and all ranks have to make them in one order.
@@ -60,38 +60,72 @@ def shared_forward(
         kept, same_as = unique_images(pixel_values, image_grid_thw)
         patches = pixel_values.split(image_grid_thw.prod(-1).tolist())
         pixels, grids = torch.cat([patches[i] for i in kept]), image_grid_thw[kept]
-    features = self.get_image_features(pixels, grids, return_dict=True).pooler_output
+    features = ImageFeatures(self.get_image_features(pixels, grids, return_dict=True))
 
     packed = None
     other_inputs = any(kwargs.get(key) is not None and kwargs[key] is not False for key in PLAIN_ONLY)
     if self.language_model.config._attn_implementation.startswith(PREFIX) and not other_inputs:
         packed = pack(self.config, input_ids, attention_mask, mm_token_type_ids, image_grid_thw, kept, same_as)
     if packed is None:
-        return with_features(self, features, [features[number] for number in same_as], plain)
+        images = features.of_images(same_as) if same_as else None
+        return with_features(self, features, images, plain)
 
-    (rows, codes, position_ids), shown = packed, torch.cat(features)
+    rows, codes, position_ids = packed
     feature_rows = codes.flatten()[rows.source] - self.config.text_config.vocab_size
-    shown = shown[feature_rows[feature_rows >= 0]]
+    feature_rows = feature_rows[feature_rows >= 0]
+    shown = features.of_tokens(feature_rows) if len(feature_rows) else None
     kwargs |= {
         "input_ids": input_ids.flatten()[rows.source][None],
-        "attention_mask": dict.fromkeys(self.config.text_config.layer_types, rows),
+        "attention_mask": rows,
         "position_ids": position_ids.flatten(1)[:, None, rows.source],
         "use_cache": False,
     }
-    outputs = with_features(self, features, [shown] if len(shown) else [], functools.partial(plain_forward, **kwargs))
+    outputs = with_features(self, features, shown, functools.partial(plain_forward, **kwargs))
     return BaseModelOutputWithPast(last_hidden_state=outputs.last_hidden_state[0][rows.unpack])
 
 
-def with_features(backbone: Qwen2_5_VLModel, features: tuple, shown: list[torch.Tensor], forward):
+@dataclass
+class ImageFeatures:
+    """
+    What the vision tower gives for the distinct images of a batch.
+
+    Args:
+        outputs (`BaseModelOutputWithPooling`):
+            Its `pooler_output` has a tensor for each image. So has each layer of `deepstack_features`, where a family
+            adds features inside the decoder, too.
+    """
+
+    outputs: BaseModelOutputWithPooling
+
+    @property
+    def layers(self) -> list[tuple[torch.Tensor, ...]]:
+        return [self.outputs.pooler_output, *self.outputs.get("deepstack_features", ())]
+
+    def of_images(self, numbers: list[int]) -> BaseModelOutputWithPooling:
+        """Those of a batch's images, by the number of the distinct image that each equals."""
+        return self.replaced([tuple(layer[number] for number in numbers) for layer in self.layers])
+
+    def of_tokens(self, rows: torch.Tensor) -> BaseModelOutputWithPooling:
+        """Those of image tokens, by their rows among all features."""
+        return self.replaced([(torch.cat(layer)[rows],) for layer in self.layers])
+
+    def replaced(self, layers: list[tuple[torch.Tensor, ...]]) -> BaseModelOutputWithPooling:
+        deepstack = {"deepstack_features": layers[1:]} if "deepstack_features" in self.outputs else {}
+        return type(self.outputs)(pooler_output=layers[0], **deepstack)
+
+
+def with_features(
+    backbone: PreTrainedModel, features: ImageFeatures, shown: BaseModelOutputWithPooling | None, forward
+):
     """
     A forward pass with the features of images, `shown` in the order of their tokens. Features that no token shows take
     part all the same, without an effect: DDP and ZeRO-3 wait for their gradients, where the others' are made.
     """
-    if shown:
-        return forward(mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=tuple(shown))})
+    if shown is not None:
+        return forward(mm_encoder_outputs={"image": shown})
 
     def add_nothing(module, inputs, embeddings):
-        return embeddings + 0 * torch.cat(features).sum().to(embeddings.dtype)
+        return embeddings + 0 * sum(torch.cat(layer).sum() for layer in features.layers).to(embeddings.dtype)
 
     handle = backbone.get_input_embeddings().register_forward_hook(add_nothing)
     try:
@@ -101,7 +135,7 @@ def with_features(backbone: Qwen2_5_VLModel, features: tuple, shown: list[torch.
 
 
 def pack(
-    config: Qwen2_5_VLConfig,
+    config: PreTrainedConfig,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
     mm_token_type_ids: torch.Tensor | None,
@@ -117,11 +151,11 @@ def pack(
     position_ids = position_ids.expand(3, *input_ids.shape)
     if same_as:
         codes = image_codes(config, input_ids, image_grid_thw, kept, same_as)
-        if codes is None:
-            return None  # the plain pass says what is wrong
-        if mm_token_type_ids is not None:
-            if not torch.equal(mm_token_type_ids == 1, codes >= config.text_config.vocab_size):
-                return None
-            position_ids = rope_positions(config, codes, attended, image_grid_thw[kept])
+        # The plain pass says what is wrong, or gives images the positions of text.
+        if codes is None or mm_token_type_ids is None:
+            return None
+        if not torch.equal(mm_token_type_ids == 1, codes >= config.text_config.vocab_size):
+            return None
+        position_ids = rope_positions(config, codes, attended, image_grid_thw[kept])
     rows = PackedRows.from_rows(codes, position_ids, attended)
     return (rows, codes, position_ids) if 0 < len(rows.source) <= WORTH_IT * input_ids.numel() else None
