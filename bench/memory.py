@@ -32,9 +32,15 @@ import torch
 import yaml
 from datasets import Dataset, DatasetDict
 from PIL import Image
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Trainer
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Trainer,
+)
 
-from vl_reward import Qwen2_5_VLForSequenceClassification, RecipeParser
+from vl_reward import RecipeParser
 from vl_reward.memory.estimate import MemoryEstimate
 from vl_reward.memory.sharding import Sharding
 from vl_reward.tiny.architectures import build_config
@@ -256,9 +262,9 @@ def estimate_gpus() -> list[dict]:
         arguments = ["--config", str(config), *model, "--max_length", str(length), *options]
         _, training_args, model_args = RecipeParser(types, module.__file__, ()).parse_args_and_config(arguments)
         is_reward = recipe != "mpo"
-        model_class = Qwen2_5_VLForSequenceClassification if is_reward else Qwen2_5_VLForConditionalGeneration
-        frozen = r"model\.visual\.(?!merger)" if is_reward else None
-        estimate = MemoryEstimate(model_class, training_args, model_args, frozen, sharding=sharding, on_gpu=True)
+        model_class = AutoModelForSequenceClassification if is_reward else AutoModelForImageTextToText
+        freeze = module.freeze if is_reward else None
+        estimate = MemoryEstimate(model_class, training_args, model_args, freeze, sharding=sharding, on_gpu=True)
         rows.append({"model": size, "recipe": recipe, "way": way, "max_length": length, "gib": estimate.peak / GIB})
         print(rows[-1], flush=True)
     return rows

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from datasets import Image, List
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
+from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from vl_reward import DatasetArguments, RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
 from vl_reward.data.named_dataset import NamedDataset
@@ -71,7 +71,7 @@ def main(script_args, sampling, model_args):
     ####################
     # Model & Processor
     ####################
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+    model = AutoModelForImageTextToText.from_pretrained(
         model_args.model_name_or_path,
         revision=model_args.model_revision,
         dtype=model_args.dtype,

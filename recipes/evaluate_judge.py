@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
+from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from vl_reward import DatasetArguments, RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
 from vl_reward.benchmarks import multimodal_rewardbench, preferences, rewardbench, vl_rewardbench
@@ -65,7 +65,7 @@ def main(script_args, sampling, model_args):
     ####################
     # Model & Processor
     ####################
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+    model = AutoModelForImageTextToText.from_pretrained(
         model_args.model_name_or_path,
         revision=model_args.model_revision,
         dtype=model_args.dtype,

@@ -20,13 +20,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from datasets import Image, List
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
+from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 from trl import GRPOConfig, get_peft_config
 
 from vl_reward import DatasetArguments, RecipeParser, RewardScorer, ServerScorer, VisionModelConfig, share_prefixes
 from vl_reward.arguments.engine_arguments import SERVER_URL
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.memory.estimate import MemoryEstimate
+from vl_reward.models.families import family_of
 from vl_reward.preflight.row_checks import PromptCheck
 from vl_reward.preflight.training_rows import TrainingPreflight
 from vl_reward.training.grpo_trainer import VisionGRPOTrainer
@@ -45,17 +46,22 @@ class GRPOArguments(DatasetArguments):
     server_url: list[str] = field(default_factory=lambda: [SERVER_URL], metadata={"help": "The servers listen here."})
 
 
+def freeze(model):
+    """The vision tower stays as it is."""
+    family_of(model.config).vision_tower_of(model).requires_grad_(False)
+
+
 def main(script_args, training_args, model_args):
     set_seed(training_args.seed)
     if model_args.estimate:
-        arguments = (training_args, model_args, r"model\.visual", script_args.reward_model)
-        return training_args.distributed_state.print(MemoryEstimate(Qwen2_5_VLForConditionalGeneration, *arguments))
+        arguments = (training_args, model_args, freeze, script_args.reward_model)
+        return training_args.distributed_state.print(MemoryEstimate(AutoModelForImageTextToText, *arguments))
 
     ####################
     # Model & Processor
     ####################
     load_base = functools.partial(
-        Qwen2_5_VLForConditionalGeneration.from_pretrained,
+        AutoModelForImageTextToText.from_pretrained,
         model_args.model_name_or_path,
         revision=model_args.model_revision,
         dtype=model_args.dtype,
@@ -65,7 +71,7 @@ def main(script_args, training_args, model_args):
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
     )
-    model.model.visual.requires_grad_(False)
+    freeze(model)
     # The samples of a prompt have it and its images in common: those are computed once. It is no option here: it also
     # runs the vision tower for text alone, for which processes with images would wait.
     share_prefixes(model)

@@ -18,7 +18,7 @@ checkpoint is kept. Writes a better policy, and `refused.jsonl`: rows that canno
 import functools
 from dataclasses import dataclass, field
 
-from transformers import AutoProcessor, EarlyStoppingCallback, Qwen2_5_VLForConditionalGeneration, set_seed
+from transformers import AutoModelForImageTextToText, AutoProcessor, EarlyStoppingCallback, set_seed
 from trl import DPOConfig, get_peft_config
 
 from vl_reward import DatasetArguments, MPOTrainer, RecipeParser, SamplingParameters, VisionModelConfig, share_prefixes
@@ -50,7 +50,7 @@ class MPOArguments(DatasetArguments):
 def main(script_args, training_args, model_args):
     set_seed(training_args.seed)
     if model_args.estimate:
-        estimate = MemoryEstimate(Qwen2_5_VLForConditionalGeneration, training_args, model_args)
+        estimate = MemoryEstimate(AutoModelForImageTextToText, training_args, model_args)
         return training_args.distributed_state.print(estimate)
     measured = training_args.eval_strategy != "no" and training_args.metric_for_best_model is not None
     if script_args.verifiable_dataset is not None and not measured:
@@ -63,7 +63,7 @@ def main(script_args, training_args, model_args):
     # Model & Processor
     ####################
     load_base = functools.partial(
-        Qwen2_5_VLForConditionalGeneration.from_pretrained,
+        AutoModelForImageTextToText.from_pretrained,
         model_args.model_name_or_path,
         revision=model_args.model_revision,
         dtype=model_args.dtype,

@@ -1,5 +1,5 @@
 """
-The reward model: Qwen2.5-VL with a scalar head, trained on preference pairs (Skywork-VL Reward, section 4.1).
+The reward model: Qwen2.5-VL or Qwen3-VL with a scalar head, trained on preference pairs (Skywork-VL Reward, 4.1).
 Stage 1 trains on image pairs; stage 2 trains its result on, with text-only pairs added. The two files are the same but
 for the block marked STAGE and their YAML.
 
@@ -15,18 +15,17 @@ accelerate launch --config_file accelerate_configs/deepspeed_zero3.yaml recipes/
 accelerate launch --config_file accelerate_configs/deepspeed_zero3.yaml recipes/reward_stage2.py \
     --config recipes/configs/qwen2_5_vl_7b/reward_stage2.yaml
 
-Reads a Qwen2.5-VL checkpoint (stage 1) or a reward model (stage 2) and a preference dataset with `prompt`, `chosen`,
-`rejected` and `images`. Writes a reward model, and `refused.jsonl`: rows that cannot be trained on.
+Reads a checkpoint of either family (stage 1) or a reward model (stage 2) and a preference dataset with `prompt`,
+`chosen`, `rejected` and `images`. Writes a reward model, and `refused.jsonl`: rows that cannot be trained on.
 """
 
 import functools
 
-from transformers import AutoProcessor, set_seed
+from transformers import AutoModelForSequenceClassification, AutoProcessor, set_seed
 from trl import RewardConfig, get_peft_config
 
 from vl_reward import (
     DatasetArguments,
-    Qwen2_5_VLForSequenceClassification,
     RecipeParser,
     VisionRewardModelConfig,
     VisionRewardTrainer,
@@ -34,6 +33,7 @@ from vl_reward import (
 )
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.memory.estimate import MemoryEstimate
+from vl_reward.models.families import family_of
 from vl_reward.preflight.row_checks import PairCheck
 from vl_reward.preflight.training_rows import TrainingPreflight
 from vl_reward.training.merged_adapter import MergedAdapter
@@ -42,18 +42,25 @@ from vl_reward.training.merged_adapter import MergedAdapter
 INPUTS = ("model_name_or_path", "dataset_name")
 
 
+def freeze(model):
+    """The vision tower stays as it is, but for its projector."""
+    family = family_of(model.config)
+    family.vision_tower_of(model).requires_grad_(False)
+    for projector in family.projectors_of(model).values():
+        projector.requires_grad_(True)
+
+
 def main(script_args, training_args, model_args):
     set_seed(training_args.seed)  # before the head exists: it is drawn at random
     if model_args.estimate:
-        frozen = r"model\.visual\.(?!merger)"
-        estimate = MemoryEstimate(Qwen2_5_VLForSequenceClassification, training_args, model_args, frozen)
+        estimate = MemoryEstimate(AutoModelForSequenceClassification, training_args, model_args, freeze)
         return training_args.distributed_state.print(estimate)
 
     ####################
     # Model & Processor
     ####################
     load_base = functools.partial(
-        Qwen2_5_VLForSequenceClassification.from_pretrained,
+        AutoModelForSequenceClassification.from_pretrained,
         model_args.model_name_or_path,
         revision=model_args.model_revision,
         dtype=model_args.dtype,
@@ -63,8 +70,7 @@ def main(script_args, training_args, model_args):
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
     )
-    model.model.visual.requires_grad_(False)
-    model.model.visual.merger.requires_grad_(True)  # the projector
+    freeze(model)
     if model_args.share_prefixes:
         share_prefixes(model)  # chosen and rejected have prompt and images in common: those are computed once
 

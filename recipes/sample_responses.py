@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
+from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from vl_reward import DatasetArguments, RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
 from vl_reward.arguments.engine_arguments import SamplingEngineArguments
@@ -67,7 +67,7 @@ def main(script_args, engine_args, sampling, model_args):
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
     )
     if engine_args.engine == "transformers":
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        model = AutoModelForImageTextToText.from_pretrained(
             model_args.model_name_or_path,
             revision=model_args.model_revision,
             dtype=model_args.dtype,

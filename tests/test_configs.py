@@ -99,6 +99,8 @@ def test_paths_in_commands_exist(path):
 def test_lora_trains_the_language_model_alone(name, policy, reward_model):
     config = ROOT / f"recipes/configs/qwen2_5_vl_7b/{name}.yaml"
     lora = get_peft_config(parse(config, recipe_of(config))[2])
+    if name != "mpo_lora":
+        lora.modules_to_save = reward_model.trained_in_full(reward_model)  # as VisionRewardTrainer does
     model = get_peft_model(policy if name == "mpo_lora" else reward_model, lora)
     assert isinstance(model.base_model.model, Qwen2_5_VLForSequenceClassification) == (name != "mpo_lora")
     trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}

@@ -8,20 +8,21 @@ import sys
 import pytest
 import torch
 import yaml
-from memory import CASES, DOCS, ROOT, Case, fill
+from memory import CASES, DOCS, ROOT, Case, fill, load_recipe
 from safetensors.torch import load_file
 from test_recipes import ENVIRONMENT
 from torch import nn
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForSequenceClassification
 from trl import DPOConfig, GRPOConfig, RewardConfig
 
-from vl_reward import Qwen2_5_VLForSequenceClassification, VisionModelConfig, VisionRewardModelConfig
+from vl_reward import VisionModelConfig, VisionRewardModelConfig
 from vl_reward.memory.estimate import GIB, MemoryEstimate
 from vl_reward.memory.live_tensors import LiveTensors
 from vl_reward.memory.sharding import Sharding
 
 
 FROZEN = r"model\.visual\.(?!merger)"
+FREEZE = load_recipe(ROOT / "recipes/reward_stage1.py")[0].freeze
 
 
 def estimate(policy_path, config_class=RewardConfig, sharding=None, on_gpu=False, model=None, **options):
@@ -33,12 +34,12 @@ def estimate(policy_path, config_class=RewardConfig, sharding=None, on_gpu=False
     model_args = (VisionRewardModelConfig if is_reward else VisionModelConfig)(
         model_name_or_path=str(model or policy_path), **known
     )
-    model_class = Qwen2_5_VLForSequenceClassification if is_reward else Qwen2_5_VLForConditionalGeneration
+    model_class = AutoModelForSequenceClassification if is_reward else AutoModelForImageTextToText
     return MemoryEstimate(
         model_class,
         config_class(**arguments | options),
         model_args,
-        FROZEN if is_reward else None,
+        FREEZE if is_reward else None,
         sharding=sharding or Sharding(),
         on_gpu=on_gpu,
     )
@@ -77,7 +78,7 @@ def test_real_models_have_their_number_of_parameters():
         weights = estimate(path, DPOConfig, dtype="float32").model.weights
         assert sum(weight.numel for weight in weights) == parameters
         assert {weight.size for weight in weights} == {4}  # though the checkpoint is in bfloat16
-        assert Qwen2_5_VLConfig.from_pretrained(path).tie_word_embeddings == (size == "3b")
+        assert AutoConfig.from_pretrained(path).tie_word_embeddings == (size == "3b")
 
 
 def test_weights_gradients_and_states_are_counted_exactly(policy_path, reward_model):

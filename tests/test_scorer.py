@@ -6,7 +6,6 @@ from trl.data_utils import prepare_multimodal_messages
 
 from vl_reward import (
     DataCollatorForVisionReward,
-    Qwen2_5_VLForSequenceClassification,
     RewardScorer,
     share_prefixes,
     unshare_prefixes,
@@ -137,10 +136,8 @@ def test_a_revision_is_that_of_model_head_and_processor(monkeypatch, policy_path
 
         return from_pretrained
 
-    class Loaded(Qwen2_5_VLForSequenceClassification):
-        from_pretrained = load("model", (None, {"missing_keys": ["score.weight"]}))
-
-    monkeypatch.setattr(scorer_module, "Qwen2_5_VLForSequenceClassification", Loaded)
+    loaded = load("model", (None, {"missing_keys": ["score.weight"]}))
+    monkeypatch.setattr(scorer_module.AutoModelForSequenceClassification, "from_pretrained", loaded)
     monkeypatch.setattr(scorer_module, "load_value_head", load("head", None))
     with pytest.raises(ValueError, match="no trained reward head"):
         RewardScorer.from_pretrained("owner/name", revision="v2")

@@ -67,8 +67,8 @@ class VisionRewardModelConfig(VisionModelConfig):
 
     lora_task_type: str = field(default="SEQ_CLS", metadata={"help": "PEFT knows the model as a classifier."})
     lora_modules_to_save: list[str] | None = field(
-        default_factory=lambda: ["score", "merger"],
-        metadata={"help": "These modules are trained in full beside LoRA: head and projector."},
+        default=None,
+        metadata={"help": "These modules are trained in full beside LoRA; by default head and projector."},
     )
 
 

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 import torch
 from tqdm import tqdm
-from transformers import AutoProcessor, ProcessorMixin
+from transformers import AutoModelForSequenceClassification, AutoProcessor, ProcessorMixin
 
 from ..data.encoding import count_visual_tokens, encode_conversations
 from ..data.images import image_key
 from ..data.messages import join_turns, text_of
 from ..models.checkpoint_formats import load_value_head
-from ..models.qwen2_5_vl import Qwen2_5_VLForSequenceClassification
+from ..models.vision_reward_model import VisionRewardModel
 from ..models.whole_weights import whole_weights
 from ..prefix_sharing.share_prefixes import share_prefixes as share
 from ..prefix_sharing.share_prefixes import shares_prefixes
@@ -24,7 +24,7 @@ class RewardScorer(ResponseScorer):
     Scores responses with a reward model. The call has the signature of TRL's `reward_funcs`.
 
     Args:
-        model ([`Qwen2_5_VLForSequenceClassification`]):
+        model ([`VisionRewardModel`]):
             The reward model.
         processor ([`~transformers.ProcessorMixin`]):
             The processor it was trained with.
@@ -51,7 +51,7 @@ class RewardScorer(ResponseScorer):
 
     def __init__(
         self,
-        model: Qwen2_5_VLForSequenceClassification,
+        model: VisionRewardModel,
         processor: ProcessorMixin,
         max_batch_tokens: int = 16384,
         max_length: int | None = None,
@@ -82,7 +82,7 @@ class RewardScorer(ResponseScorer):
             ValueError: If the checkpoint holds no trained reward head.
         """
         with whole_weights():  # beside a policy that ZeRO-3 shards, too
-            model, info = Qwen2_5_VLForSequenceClassification.from_pretrained(
+            model, info = AutoModelForSequenceClassification.from_pretrained(
                 path, output_loading_info=True, revision=revision, **model_kwargs
             )
         bias = 0.0

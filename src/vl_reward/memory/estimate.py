@@ -1,13 +1,13 @@
 """What a recipe needs of a GPU's memory: `--estimate true` prints it before anything is loaded."""
 
 import functools
+from collections.abc import Callable
 
 import torch
-from transformers import Qwen2_5_VLConfig, TrainingArguments
+from transformers import AutoConfig, AutoModelForSequenceClassification, TrainingArguments
 from trl import DPOConfig, GRPOConfig, get_peft_config
 
 from ..arguments.model_config import VisionModelConfig
-from ..models.qwen2_5_vl import Qwen2_5_VLForSequenceClassification
 from .held_memory import HeldMemory
 from .micro_batch import MicroBatch
 from .sharding import Sharding
@@ -27,11 +27,11 @@ class MemoryEstimate:
 
     Args:
         model_class (`type`):
-            The class that the recipe loads.
+            The auto class that the recipe loads with.
         training_args ([`~transformers.TrainingArguments`]), model_args ([`VisionModelConfig`]):
             The recipe's.
-        frozen (`str`, *optional*):
-            The recipe does not train weights whose name this pattern begins to match.
+        freeze (`Callable`, *optional*):
+            Freezes what the recipe does not train of a model.
         reward_model (`str`, *optional*):
             A checkpoint that scores the policy's samples, whole on each GPU.
         sharding ([`Sharding`], *optional*):
@@ -45,7 +45,7 @@ class MemoryEstimate:
         model_class: type,
         training_args: TrainingArguments,
         model_args: VisionModelConfig,
-        frozen: str | None = None,
+        freeze: Callable | None = None,
         reward_model: str | None = None,
         sharding: Sharding | None = None,
         on_gpu: bool | None = None,
@@ -54,7 +54,7 @@ class MemoryEstimate:
         self.sharding = sharding or Sharding.from_training_args(training_args)
         self.on_gpu = training_args.device.type == "cuda" if on_gpu is None else on_gpu
         path, revision = model_args.model_name_or_path, model_args.model_revision
-        self.config = Qwen2_5_VLConfig.from_pretrained(path, revision=revision)
+        self.config = AutoConfig.from_pretrained(path, revision=revision)
         dtype = self.config.dtype if model_args.dtype in (None, "auto") else model_args.dtype
         self.dtype = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype or "float32")
         self.batch = MicroBatch.from_arguments(training_args, model_args, self.config)
@@ -68,7 +68,7 @@ class MemoryEstimate:
             self.dtype,
             "eager" if model_args.attn_implementation == "eager" else "sdpa",
             self.batch.is_shared,
-            frozen,
+            freeze,
             get_peft_config(model_args),
             bits,
             torch.bfloat16 if self.is_converted else None,
@@ -134,9 +134,9 @@ class MemoryEstimate:
         return (unpacked + gathered.get(self.sharding.kind, 0)) * self.element
 
     def reward_weights(self) -> float:
-        config = Qwen2_5_VLConfig.from_pretrained(self.reward_model)
+        config = AutoConfig.from_pretrained(self.reward_model)
         dtype = torch.bfloat16 if self.training_args.bf16 else torch.float32
-        weights = UnloadedModel(Qwen2_5_VLForSequenceClassification, config, dtype).weights
+        weights = UnloadedModel(AutoModelForSequenceClassification, config, dtype).weights
         return sum(weight.numel * weight.size for weight in weights)
 
     def sampling(self) -> float:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from transformers import Qwen2_5_VLConfig, TrainingArguments
+from transformers import PreTrainedConfig, TrainingArguments
 from trl import GRPOConfig
 
 from ..arguments.model_config import VisionModelConfig
@@ -37,7 +37,7 @@ class MicroBatch:
 
     @classmethod
     def from_arguments(
-        cls, training_args: TrainingArguments, model_args: VisionModelConfig, config: Qwen2_5_VLConfig
+        cls, training_args: TrainingArguments, model_args: VisionModelConfig, config: PreTrainedConfig
     ) -> "MicroBatch":
         """The largest that a recipe's arguments allow: images of `max_pixels`, rows of `max_length`."""
         vision, prompts = config.vision_config, training_args.per_device_train_batch_size

@@ -99,18 +99,21 @@ class TrainingStep:
 
     def forward(self, live: LiveTensors, rows: PackedRows | None, checkpointing: bool) -> torch.Tensor:
         batch, text = self.batch, self.model.backbone.language_model
-        images = self.images(checkpointing)
+        images, inner = self.images(checkpointing)
         self.after_images = live.other
         length = batch.row_length if rows is None else len(rows.source)
         shape = (batch.rows if rows is None else 1, length)
         embeddings = text.embed_tokens(torch.zeros(shape, dtype=torch.long))
-        embeddings = embeddings.masked_scatter(torch.zeros(*shape, 1, dtype=torch.bool), images.to(embeddings.dtype))
+        is_image = torch.zeros(*shape, 1, dtype=torch.bool)
+        embeddings = embeddings.masked_scatter(is_image, images.to(embeddings.dtype))
         # `enable_input_require_grads`, with which TRL checkpoints an adapter's training
         if self.is_adapted and checkpointing:
             embeddings.requires_grad_()
         rotations = [embeddings.new_empty(*shape, text.rotary_emb.inv_freq.shape[0] * 2) for _ in range(2)]
-        for layer in text.layers:
+        for number, layer in enumerate(text.layers):
             embeddings = layer(embeddings, attention_mask=rows, position_embeddings=rotations)
+            if number < len(inner):  # a copy, to which features are added
+                embeddings = embeddings.masked_scatter(is_image, inner[number].to(embeddings.dtype))
         hidden_states = text.norm(embeddings)
         if rows is not None:
             hidden_states = hidden_states[0][rows.unpack]
@@ -123,8 +126,11 @@ class TrainingStep:
             hidden_states.register_hook(note_head)
         return self.head(hidden_states)
 
-    def images(self, checkpointing: bool) -> torch.Tensor:
-        """The features of the images. Each row of a batch has its pixels; the distinct ones are gathered."""
+    def images(self, checkpointing: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """
+        The features of the images, and those that are added inside the decoder, where a family does. Each row of a
+        batch has its pixels; the distinct ones are gathered.
+        """
         batch, visual, vision = self.batch, self.model.backbone.visual, self.model.config.vision_config
         patches = batch.image_tokens * vision.spatial_merge_size**2
         numbers = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
@@ -138,10 +144,14 @@ class TrainingStep:
             if in_vain:
                 hidden_states.requires_grad_()
             rotations = [hidden_states.new_empty(len(hidden_states), vision.hidden_size // vision.num_heads)] * 2
-            for block in visual.blocks:
+            inner, deepstack = [], vision.to_dict().get("deepstack_visual_indexes", ())
+            for number, block in enumerate(visual.blocks):
                 chunks = Chunks([patches] * batch.images)
                 hidden_states = block(hidden_states, cu_seqlens=chunks, position_embeddings=rotations)
-        return visual.merger(hidden_states)
+                if number in deepstack:
+                    inner.append(hidden_states)
+        layers = [visual.deepstack_merger_list[number](states) for number, states in enumerate(inner)]
+        return visual.merger(hidden_states), layers
 
     def head(self, hidden_states: torch.Tensor) -> torch.Tensor:
         whole, batch = self.model.whole, self.batch

@@ -1,17 +1,18 @@
 """A checkpoint's model with its frozen parts and its adapter, as shapes without values."""
 
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from transformers import Qwen2_5_VLConfig
+from transformers import PreTrainedConfig
 from transformers.initialization import no_init_weights
 from transformers.modeling_utils import local_torch_dtype
 from trl.trainer.utils import disable_dropout_in_model
 
+from ..models.vision_reward_model import VisionRewardModel
 from ..models.whole_weights import whole_weights
 from ..prefix_sharing.packed_rows import PREFIX
 
@@ -28,12 +29,12 @@ class Weight:
 
 class UnloadedModel:
     """
-    A Qwen2.5-VL made from its config, on PyTorch's meta device. It takes seconds, and no memory, whatever its size.
+    A model made from its config, on PyTorch's meta device. It takes seconds, and no memory, whatever its size.
 
     Args:
         model_class (`type`):
-            The class that the recipe loads.
-        config ([`~transformers.Qwen2_5_VLConfig`]):
+            The auto class that the recipe loads with.
+        config ([`~transformers.PreTrainedConfig`]):
             The checkpoint's.
         dtype (`torch.dtype`):
             What weights are loaded in. A reward head is float32 all the same.
@@ -41,8 +42,8 @@ class UnloadedModel:
             `"sdpa"` or `"eager"`.
         shares_prefixes (`bool`, *optional*, defaults to `False`):
             Whether attention is that of [`share_prefixes`].
-        frozen (`str`, *optional*):
-            Weights whose name this pattern begins to match are not trained.
+        freeze (`Callable`, *optional*):
+            Freezes what is not trained of a model.
         peft_config ([`~peft.PeftConfig`], *optional*):
             The adapter.
         bits (`int`, *optional*):
@@ -58,11 +59,11 @@ class UnloadedModel:
     def __init__(
         self,
         model_class: type,
-        config: Qwen2_5_VLConfig,
+        config: PreTrainedConfig,
         dtype: torch.dtype,
         attention: str = "sdpa",
         shares_prefixes: bool = False,
-        frozen: str | None = None,
+        freeze: Callable | None = None,
         peft_config: PeftConfig | None = None,
         bits: int | None = None,
         computes_in: torch.dtype | None = None,
@@ -76,11 +77,13 @@ class UnloadedModel:
             part.dtype = dtype  # as `from_pretrained` does: a part is else made in the checkpoint's
         dtypes = local_torch_dtype(dtype, model_class.__name__)
         with whole_weights(), torch.device("meta"), no_init_weights(), dtypes:
-            model = model_class(config)
+            model = model_class.from_config(config, dtype=dtype)
             model.tie_weights()
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(frozen is None or re.match(frozen, name) is None)
+            if freeze is not None:
+                freeze(model)
             if peft_config is not None:
+                if peft_config.modules_to_save is None and isinstance(model, VisionRewardModel):
+                    peft_config.modules_to_save = model.trained_in_full(model)  # as VisionRewardTrainer does
                 model = get_peft_model(model, peft_config)
         if not drops_out:
             disable_dropout_in_model(model)

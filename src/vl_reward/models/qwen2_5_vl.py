@@ -25,6 +25,7 @@ class Qwen2_5_VLForSequenceClassification(VisionRewardModel, Qwen2_5_VLPreTraine
 
     family = "Qwen2.5-VL"
     backbone_class = Qwen2_5_VLModel
+    vision_tower = "visual"
     projectors = ("merger",)
     vllm_head_name = "language_model.score"  # its decoder is a whole Qwen2ForCausalLM there
 

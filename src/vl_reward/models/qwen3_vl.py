@@ -25,6 +25,7 @@ class Qwen3VLForSequenceClassification(VisionRewardModel, Qwen3VLPreTrainedModel
 
     family = "Qwen3-VL"
     backbone_class = Qwen3VLModel
+    vision_tower = "visual"
     projectors = ("deepstack_merger_list", "merger")
     vllm_head_name = "score"
 

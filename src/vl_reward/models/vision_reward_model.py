@@ -38,22 +38,18 @@ class VisionRewardModel(GenericForSequenceClassification):
         backbone_class (`type`):
             transformers' model without a head, in which [`share_prefixes`] works.
         vision_tower (`str`):
-            The module that encodes images, in a reward model and in a policy.
+            The module of the backbone that encodes images.
         projectors (`tuple[str, ...]`):
             The modules inside the vision tower that map to the decoder's width: lists of those for layers in between,
             and, as the last, the one that ends it.
-        lora_target_modules (`str`):
-            A pattern for the language model's projections.
         vllm_head_name (`str`):
             What vLLM calls the head.
     """
 
     family: ClassVar[str]
     backbone_class: ClassVar[type]
-    vision_tower: ClassVar[str] = "model.visual"
+    vision_tower: ClassVar[str]
     projectors: ClassVar[tuple[str, ...]]
-    # A bare name such as `q_proj` would match the vision tower, too.
-    lora_target_modules: ClassVar[str] = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
     vllm_head_name: ClassVar[str]
 
     _keep_in_fp32_modules_strict = {"score"}  # of a reward checkpoint; a new head is made in float32 below
@@ -65,6 +61,26 @@ class VisionRewardModel(GenericForSequenceClassification):
         bias = getattr(config, "score_bias", False)
         self.score = ScoreHead(config.text_config.hidden_size, 1, bias=bias, dtype=torch.float32)
         self.post_init()
+
+    @classmethod
+    def vision_tower_of(cls, model: nn.Module) -> nn.Module:
+        """The vision tower of a reward model or a policy of this family."""
+        return model.model.get_submodule(cls.vision_tower)
+
+    @classmethod
+    def projectors_of(cls, model: nn.Module) -> dict[str, nn.Module]:
+        """The projectors of a reward model or a policy of this family, by their names in it."""
+        found = {}
+        for name in cls.projectors:
+            projector, name = cls.vision_tower_of(model).get_submodule(name), f"model.{cls.vision_tower}.{name}"
+            each = enumerate(projector) if isinstance(projector, nn.ModuleList) else [(None, projector)]
+            found |= {name if number is None else f"{name}.{number}": module for number, module in each}
+        return found
+
+    @classmethod
+    def trained_in_full(cls, model: nn.Module) -> list[str]:
+        """What is trained in full beside LoRA: the head, which is drawn at random, and the projectors."""
+        return ["score", *cls.projectors_of(model)]
 
     @classmethod
     def has_sliding_windows(cls, text_config: PreTrainedConfig) -> bool:

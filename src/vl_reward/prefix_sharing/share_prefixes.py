@@ -115,7 +115,7 @@ def share_prefixes(model: nn.Module) -> nn.Module:
             )
         else:
             text_config._attn_implementation = PREFIX + implementation
-        tower = backbone.visual
+        tower = backbone.get_submodule(family.vision_tower)
         if not is_wrapped(backbone):
             backbone.forward = functools.partial(shared_forward, backbone, backbone.forward)
         if not is_wrapped(tower):

@@ -3,6 +3,7 @@ Build the embedded world's inputs, which the tiny configs read: two models and t
 
 ```bash
 python -m vl_reward.tiny --output_dir outputs/tiny --seed 0
+python -m vl_reward.tiny --output_dir outputs/tiny_qwen3_vl --seed 0 --family qwen3_vl
 ```
 """
 
@@ -10,10 +11,11 @@ import argparse
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, set_seed
+from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from ..arguments.sampling_parameters import SamplingParameters
 from ..inference.transformers_sampler import ResponseSampler
+from .architectures import FAMILIES
 from .digits import compose, compose_text
 from .preferences import (
     PREFERENCE_FEATURES,
@@ -33,6 +35,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny"), help="All is written here.")
     parser.add_argument("--seed", type=int, default=0, help="It decides which questions are composed, not the split.")
+    parser.add_argument("--family", choices=FAMILIES, default="qwen2_5_vl", help="The models are of this family.")
     parser.add_argument("--models_only", action="store_true", help="The two models are written, and no datasets.")
     for name, default, sentence in (
         ("n_questions", 16000, "The reward model trains on this many questions with images."),
@@ -48,8 +51,9 @@ def main():
     set_seed(args.seed)
 
     for name in ("base", "policy"):
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(CHECKPOINTS / name, dtype="float32")
-        processor = AutoProcessor.from_pretrained(CHECKPOINTS / name)
+        kept = (CHECKPOINTS if args.family == "qwen2_5_vl" else CHECKPOINTS / args.family) / name
+        model = AutoModelForImageTextToText.from_pretrained(kept, dtype="float32")
+        processor = AutoProcessor.from_pretrained(kept)
         model.save_pretrained(args.output_dir / name)
         processor.save_pretrained(args.output_dir / name)
     if args.models_only:

@@ -38,7 +38,7 @@ class VisionGRPOTrainer(TrainerGuards, GRPOTrainer):
         if isinstance(self.train_dataset, Dataset):
             check_batches(len(self.train_dataset), args)
         if not isinstance(self.model, PeftModel):
-            # Trainer cannot resume from the hub's layout, see `Qwen2_5_VLForSequenceClassification.save_pretrained`.
+            # Trainer cannot resume from the hub's layout, see `VisionRewardModel.save_pretrained`.
             self.model.save_pretrained = functools.partial(self.model.save_pretrained, save_original_format=False)
 
     def _generate_single_turn(self, *args, **kwargs):

@@ -119,7 +119,7 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
             **kwargs,
         )
         if not isinstance(self.model, PeftModel):
-            # Trainer cannot resume from the hub's layout, see `Qwen2_5_VLForSequenceClassification.save_pretrained`.
+            # Trainer cannot resume from the hub's layout, see `VisionRewardModel.save_pretrained`.
             self.model.save_pretrained = functools.partial(self.model.save_pretrained, save_original_format=False)
         weights = dict(zip(self.loss_types, self.loss_weights, strict=True))
         self.sft_weight = weights.pop("sft", 0.0)

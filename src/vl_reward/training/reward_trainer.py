@@ -28,7 +28,7 @@ class VisionRewardTrainer(TrainerGuards, RewardTrainer):
     the processor; evaluation on several processes counts each pair once.
 
     Args:
-        model ([`Qwen2_5_VLForSequenceClassification`]):
+        model ([`VisionRewardModel`]):
             The reward model, or a `PeftModel` around it.
         args ([`~trl.RewardConfig`]):
             Set `max_length` to what a pair may take, image tokens included.
@@ -36,6 +36,8 @@ class VisionRewardTrainer(TrainerGuards, RewardTrainer):
             The model's processor. TRL's trainer takes a tokenizer here, which would drop the images.
         train_dataset, eval_dataset (`Dataset` or `IterableDataset`):
             Rows with `prompt`, `chosen`, `rejected`, `images` and optionally `margin` and `id`.
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            The adapter. Beside it head and projector are trained in full, unless its `modules_to_save` says otherwise.
         **kwargs:
             Passed on to [`~trl.RewardTrainer`].
 
@@ -51,6 +53,9 @@ class VisionRewardTrainer(TrainerGuards, RewardTrainer):
             )
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # the collator gives every batch an image, so all are used
+        peft_config = kwargs.get("peft_config")
+        if peft_config is not None and peft_config.modules_to_save is None:
+            peft_config.modules_to_save = model.trained_in_full(model)
         kwargs.setdefault("data_collator", DataCollatorForVisionReward(processing_class, args.max_length))
         kwargs.setdefault("compute_metrics", pair_metrics)
         super().__init__(
