@@ -1,13 +1,14 @@
 # `make demo` and `make test` need Python 3.10 or newer and nothing else: they make .venv and install into it.
 PYTHON ?= python3
 SEED ?= 0
-OUT ?= outputs/tiny
+FAMILY ?= qwen2_5_vl
+OUT ?= outputs/tiny$(if $(filter-out qwen2_5_vl,$(FAMILY)),_$(FAMILY))
 BIN := .venv/bin
 
 .PHONY: demo study test test-vllm test-distributed rehearsal soak quality
 
 demo: .venv/installed
-	$(BIN)/python -m vl_reward.tiny.demo --seed $(SEED) --output_dir $(OUT)
+	$(BIN)/python -m vl_reward.tiny.demo --seed $(SEED) --output_dir $(OUT) --family $(FAMILY)
 
 # Two hours and a half: the demo with three seeds, and what the README's table of on-policy training compares.
 study: .venv/installed

@@ -97,11 +97,14 @@ def test_another_seed_in_the_same_folder_is_refused(run_demo):
     run_demo()
     with pytest.raises(SystemExit, match="holds a run with seed 0"):
         run_demo("--seed", "1")
+    with pytest.raises(SystemExit, match="with seed 0 and family qwen2_5_vl. Choose"):
+        run_demo("--family", "qwen3_vl")
 
 
 def test_every_command_of_the_demo_parses(tmp_path):
-    for step, command in demo.steps(tmp_path, seed=3).items():
+    for step, command in demo.steps(tmp_path, seed=3, family="qwen3_vl").items():
         if step == "world":
+            assert command[-2:] == ["--family", "qwen3_vl"]
             continue
         recipe = ROOT / command[1]
         types = dataclasses_of(recipe)

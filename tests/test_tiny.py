@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import vl_reward.tiny
 from vl_reward import ResponseSampler, SamplingParameters
@@ -16,6 +16,7 @@ from vl_reward.data.images import load_image
 from vl_reward.labelling.verifiers import exact, final_answer
 from vl_reward.tiny.digits import QUESTIONS, compose, compose_text, load_scans, respond, solve
 from vl_reward.tiny.preferences import as_png, corrupt, corrupted_pairs, shuffle_questions
+from vl_reward.tiny.processor import build_processor
 
 
 CHECKPOINTS = Path(vl_reward.tiny.__file__).parent / "checkpoints"
@@ -141,18 +142,24 @@ def test_tokenizer_round_trips(processor):
     assert processor.tokenizer.decode(processor.tokenizer(odd).input_ids) == odd
 
 
-def test_kept_processor_is_the_one_the_code_builds(processor):
+@pytest.mark.parametrize("family", [".", "qwen3_vl"])
+def test_kept_processor_is_the_one_the_code_builds(family):
+    built = build_processor(family if family != "." else "qwen2_5_vl")
     for name in ("base", "policy"):
-        kept = AutoProcessor.from_pretrained(CHECKPOINTS / name)
-        assert kept.tokenizer.vocab == processor.tokenizer.vocab
-        assert kept.chat_template == processor.chat_template
+        kept = AutoProcessor.from_pretrained(CHECKPOINTS / family / name)
+        assert type(kept) is type(built) and kept.tokenizer.vocab == built.tokenizer.vocab
+        assert kept.chat_template == built.chat_template
+        assert kept.image_processor.to_dict() == built.image_processor.to_dict()
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [("base", 0.9, 1.0), ("policy", 0.55, 0.75)])
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [("base", 0.9, 1.0), ("policy", 0.55, 0.75), ("qwen3_vl/base", 0.9, 1.0), ("qwen3_vl/policy", 0.55, 0.75)],
+)
 def test_kept_models_are_as_strong_as_they_say(name, low, high):
     claimed = json.loads((CHECKPOINTS / name / "accuracy.json").read_text())
     assert low <= claimed["greedy_accuracy"] <= high and claimed["n"] == 1500
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(CHECKPOINTS / name, dtype="float32")
+    model = AutoModelForImageTextToText.from_pretrained(CHECKPOINTS / name, dtype="float32")
     greedy = SamplingParameters(max_new_tokens=24, temperature=0.0, batch_size=128)
     sampler = ResponseSampler(model, AutoProcessor.from_pretrained(CHECKPOINTS / name), greedy)
     rows = list(itertools.islice(compose("test", seed=1), 300))

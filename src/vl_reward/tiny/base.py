@@ -32,6 +32,9 @@ from .digits import compose, compose_text, respond
 from .processor import build_processor
 
 
+POLICY_STEP = {"qwen2_5_vl": 540, "qwen3_vl": 380}  # where six of ten answers are correct
+
+
 def conversations():
     """Three of four rows ask about images, one is text only."""
     images, texts = compose("sft", seed=0), compose_text(seed=1)
@@ -99,7 +102,7 @@ def main():
         "--output_dir", type=Path, default=Path("outputs/tiny_base"), help="Both models are written here."
     )
     parser.add_argument("--max_steps", type=int, default=2400, help="The base is trained for this many steps.")
-    parser.add_argument("--policy_step", type=int, default=540, help="The checkpoint of this step becomes the policy.")
+    parser.add_argument("--policy_step", type=int, help="The checkpoint of this step becomes the policy.")
     parser.add_argument("--family", choices=FAMILIES, default="qwen2_5_vl", help="The models are of this family.")
     args = parser.parse_args()
 
@@ -108,7 +111,8 @@ def main():
     if not (training_dir / f"checkpoint-{args.max_steps}").exists():
         train(training_dir, args.max_steps, args.family)
     export(training_dir / f"checkpoint-{args.max_steps}", args.output_dir / "base")
-    export(training_dir / f"checkpoint-{args.policy_step}", args.output_dir / "policy")
+    policy_step = args.policy_step or POLICY_STEP[args.family]
+    export(training_dir / f"checkpoint-{policy_step}", args.output_dir / "policy")
 
 
 if __name__ == "__main__":

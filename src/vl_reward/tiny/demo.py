@@ -2,7 +2,8 @@
 The whole loop in the embedded world: reward model, on-policy samples, labels, MPO, and what it all did to accuracy.
 
 ```bash
-make demo                                  # or: python -m vl_reward.tiny.demo --seed 0 --output_dir outputs/tiny
+make demo                       # or: python -m vl_reward.tiny.demo --seed 0 --output_dir outputs/tiny
+make demo FAMILY=qwen3_vl       # the same with Qwen3-VL, in outputs/tiny_qwen3_vl
 ```
 
 Each step is a recipe run as a user would, with its tiny config. A step that is done is not run again.
@@ -17,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+from .architectures import FAMILIES
+
 
 # glibc would hand the memory of large tensors back after each step, and fault it in again in the next.
 KEEP_MEMORY = {
@@ -27,7 +30,7 @@ KEEP_MEMORY = {
 PACKAGES = ("vl-reward", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
-def steps(out: Path, seed: int) -> dict[str, list[str]]:
+def steps(out: Path, seed: int, family: str) -> dict[str, list[str]]:
     """The command of each step, in order."""
     recipe = [sys.executable, "recipes/{}.py"]
     inputs = {
@@ -44,7 +47,8 @@ def steps(out: Path, seed: int) -> dict[str, list[str]]:
         },
         "evaluate_mpo": {"model_name_or_path": "mpo", "dataset_name": "prompts", "reward_model": "reward_stage2"},
     }
-    commands = {"world": [sys.executable, "-m", "vl_reward.tiny", "--output_dir", str(out), "--seed", str(seed)]}
+    world = ["--output_dir", str(out), "--seed", str(seed), "--family", family]
+    commands = {"world": [sys.executable, "-m", "vl_reward.tiny", *world]}
     for step, paths in inputs.items():
         name = "evaluate_policy" if step == "evaluate_mpo" else step
         command = [recipe[0], recipe[1].format(name), "--config", f"recipes/configs/tiny/{name}.yaml"]
@@ -102,23 +106,28 @@ def collect(out: Path, seconds: dict[str, float]) -> dict:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny"), help="All steps write here.")
+    parser.add_argument("--output_dir", type=Path, help="All steps write here; by default outputs/tiny.")
     parser.add_argument("--seed", type=int, default=0, help="It seeds questions, sampling and training.")
+    parser.add_argument("--family", choices=FAMILIES, default="qwen2_5_vl", help="The models are of this family.")
     args = parser.parse_args()
+    out = args.output_dir or Path("outputs/tiny" if args.family == "qwen2_5_vl" else f"outputs/tiny_{args.family}")
 
-    record = args.output_dir / "demo.json"
-    done = json.loads(record.read_text()) if record.exists() else {"seed": args.seed, "seconds": {}}
-    if done["seed"] != args.seed:
-        sys.exit(f"{args.output_dir} holds a run with seed {done['seed']}. Choose another directory: make demo OUT=...")
+    record = out / "demo.json"
+    run = {"seed": args.seed, "family": args.family}
+    done = json.loads(record.read_text()) if record.exists() else run | {"seconds": {}}
+    found = {"seed": done["seed"], "family": done.get("family", "qwen2_5_vl")}
+    if run != found:
+        held = " and ".join(f"{key} {value}" for key, value in found.items())
+        sys.exit(f"{out} holds a run with {held}. Choose another directory: make demo OUT=...")
 
-    run_steps(steps(args.output_dir, args.seed), record, done)
-    results = collect(args.output_dir, done["seconds"])
-    (args.output_dir / "results.json").write_text(json.dumps(results, indent=2))
+    run_steps(steps(out, args.seed, args.family), record, done)
+    results = collect(out, done["seconds"])
+    (out / "results.json").write_text(json.dumps(results, indent=2))
     for group in ("reward", "policy"):
         print(f"\n{group}")
         for key, value in results[group].items():
             print(f"  {key:<32}{value:>8.3f}" if isinstance(value, float) else f"  {key:<32}{value:>8,}")
-    print(f"\n{sum(done['seconds'].values()) / 60:.1f} minutes. Written to {args.output_dir / 'results.json'}")
+    print(f"\n{sum(done['seconds'].values()) / 60:.1f} minutes. Written to {out / 'results.json'}")
 
 
 if __name__ == "__main__":
