@@ -72,7 +72,7 @@ def main(script_args, sampling, model_args):
         attn_implementation=model_args.attn_implementation,
     ).to(state.device)
     processor = AutoProcessor.from_pretrained(
-        model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
+        model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.image_pixels
     )
     sampler = ResponseSampler(model, processor, sampling)
 

@@ -12,8 +12,7 @@ accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/evalua
 
 Results again from scores, without a model and without images:
 
-python recipes/evaluate_reward.py --benchmark vl_rewardbench --data_files vl_rewardbench.jsonl \
-    --scores_file scores.jsonl --output_dir outputs/vl_rewardbench
+python recipes/evaluate_reward.py --benchmark vl_rewardbench --data_files rows.jsonl --scores_file scores.jsonl
 
 Writes `scores.jsonl`, `results.json`, `refused.jsonl` and, for a benchmark, `table.md`. A stopped run goes on.
 """
@@ -88,13 +87,14 @@ def main(script_args, model_args):
         scores, blank_scores = ScoreFile(script_args.scores_file).read(rows), []
     else:
         if model_args.engine == "server":
-            server = {"batch_size": model_args.requests_in_flight, "max_length": model_args.max_length}
-            scorer = ServerScorer(model_args.server_url, model_args.model_name_or_path, **server)
+            url, limits = model_args.server_url, (model_args.requests_in_flight, model_args.max_length)
+            scorer = ServerScorer(url, model_args.model_name_or_path, *limits)
         else:
             scorer = RewardScorer.from_pretrained(
                 model_args.model_name_or_path,
                 max_batch_tokens=model_args.max_batch_tokens,
                 max_length=model_args.max_length,
+                max_pixels=model_args.image_pixels,
                 revision=model_args.model_revision,
                 share_prefixes=model_args.share_prefixes,
                 dtype=model_args.dtype,

@@ -69,7 +69,7 @@ def main(script_args, training_args, model_args):
     )
     model = load_base(quantization_config=model_args.quantization_config)
     processor = AutoProcessor.from_pretrained(
-        model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
+        model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.image_pixels
     )
     freeze(model)
     # The samples of a prompt have it and its images in common: those are computed once. It is no option here: it also

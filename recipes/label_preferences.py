@@ -79,6 +79,7 @@ def main(script_args, model_args):
             model_args.model_name_or_path,
             max_batch_tokens=model_args.max_batch_tokens,
             max_length=model_args.max_length,
+            max_pixels=model_args.image_pixels,
             revision=model_args.model_revision,
             share_prefixes=model_args.share_prefixes,
             dtype=model_args.dtype,

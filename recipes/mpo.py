@@ -71,7 +71,7 @@ def main(script_args, training_args, model_args):
     )
     model = load_base(quantization_config=model_args.quantization_config)
     processor = AutoProcessor.from_pretrained(
-        model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
+        model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.image_pixels
     )
     # With LoRA the reference is the policy with its adapter switched off.
     ref_model = None if model_args.use_peft else load_base()

@@ -64,7 +64,7 @@ def main(script_args, engine_args, sampling, model_args):
     # Model & Processor
     ####################
     processor = AutoProcessor.from_pretrained(
-        model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.max_pixels
+        model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.image_pixels
     )
     if engine_args.engine == "transformers":
         model = AutoModelForImageTextToText.from_pretrained(

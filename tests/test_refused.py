@@ -126,9 +126,9 @@ class Check(PromptCheck):
 
 
 @pytest.fixture
-def check():
+def check(processor):
     Check.asked.clear()
-    return Check(None)
+    return Check(processor)
 
 
 def rows_of(numbers):

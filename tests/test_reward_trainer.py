@@ -264,7 +264,7 @@ def test_lora_trains_and_saves_the_head(policy_path, make_trainer, processor, mi
 
 def test_lora_without_the_head_is_refused(make_trainer):
     with pytest.raises(ValueError, match="modules_to_save"):
-        make_trainer(peft_config=LoraConfig(r=4, target_modules=["q_proj"]))
+        make_trainer(peft_config=LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["merger"]))
 
 
 def test_missing_column_is_refused(make_trainer, mixed_pairs, processor, reward_model, tmp_path):

@@ -100,6 +100,13 @@ def test_a_prompt_that_is_refused_does_not_cost_the_others(start, processor):
     assert "row b: http" in reasons[1][0] and "400" in reasons[1][0] and "it is too long" in reasons[1][0]
 
 
+def test_thoughts_that_come_apart_from_the_response_are_refused(start, processor):
+    message = {"content": "9", "reasoning_content": "I see 4 and 5."}
+    answer = {"choices": [{"message": message, "finish_reason": "stop"}], "usage": {"prompt_tokens": PROMPT_TOKENS}}
+    with pytest.raises(ValueError, match="prompt 0: .* Start it without `--reasoning-parser`"):
+        ServerSampler(start(lambda path, body: (200, answer)).url, "policy", processor, FEW)(["six"], [[]])
+
+
 def test_every_parameter_is_sent_and_few_requests_are_in_flight(start, processor):
     def script(path, body):
         time.sleep(0.02)

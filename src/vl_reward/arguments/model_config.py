@@ -7,6 +7,7 @@ from transformers import BitsAndBytesConfig
 from trl import ModelConfig, get_quantization_config
 
 from .engine_arguments import SERVER_URL
+from .pixel_budget import image_pixels
 
 
 @dataclass
@@ -17,7 +18,10 @@ class VisionModelConfig(ModelConfig):
     Parameters:
         max_pixels (`int`, *optional*, defaults to `1003520`):
             Larger images are scaled down to this many pixels. One visual token of Qwen2.5-VL is 28 x 28 pixels, so this
-            is 1,280 tokens; the limit in the hub's checkpoints is 16,384.
+            is 1,280 tokens, and 980 of Qwen3-VL's; the limit in the hub's checkpoints is 16,384.
+        max_image_tokens (`int`, *optional*):
+            Larger images are scaled down to this many visual tokens, whatever the family's are. It stands in the place
+            of `max_pixels`.
         share_prefixes (`bool`, *optional*, defaults to `True`):
             Whether the tokens and images that rows of a batch have in common are computed once.
         estimate (`bool`, *optional*, defaults to `False`):
@@ -36,6 +40,10 @@ class VisionModelConfig(ModelConfig):
             "pixels, so the default is 1,280 tokens; the limit in the hub's checkpoints is 16,384."
         },
     )
+    max_image_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Larger images are scaled down to this many visual tokens, in place of `max_pixels`."},
+    )
     share_prefixes: bool = field(
         default=True,
         metadata={"help": "The tokens and images that rows of a batch have in common are computed once."},
@@ -44,6 +52,11 @@ class VisionModelConfig(ModelConfig):
         default=False,
         metadata={"help": "The recipe prints what it needs of a GPU's memory, and ends before it loads a model."},
     )
+
+    @property
+    def image_pixels(self) -> int:
+        """The budget in pixels, for the processor."""
+        return image_pixels(self.model_name_or_path, self.model_revision, self.max_pixels, self.max_image_tokens)
 
     @property
     def quantization_config(self) -> BitsAndBytesConfig | None:
@@ -82,6 +95,10 @@ class RewardModelConfig(ModelConfig):
             Tokens scored at a time, per process.
         max_length (`int`, *optional*):
             Refuse a response with more tokens than this, prompt and images included.
+        max_pixels (`int`, *optional*):
+            Larger images are scaled down to this many pixels, by default to those that the model was trained with.
+        max_image_tokens (`int`, *optional*):
+            Larger images are scaled down to this many visual tokens. It stands in the place of `max_pixels`.
         share_prefixes (`bool`, *optional*, defaults to `True`):
             Whether the tokens and images that responses have in common are computed once.
         engine (`str`, *optional*, defaults to `"transformers"`):
@@ -102,6 +119,13 @@ class RewardModelConfig(ModelConfig):
     max_length: int | None = field(
         default=None, metadata={"help": "A response with more tokens, prompt and images included, is refused."}
     )
+    max_pixels: int | None = field(
+        default=None, metadata={"help": "Larger images are scaled down to this many pixels; by default as in training."}
+    )
+    max_image_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Larger images are scaled down to this many visual tokens, in place of `max_pixels`."},
+    )
     share_prefixes: bool = field(
         default=True, metadata={"help": "The tokens and images that responses have in common are computed once."}
     )
@@ -116,6 +140,7 @@ class RewardModelConfig(ModelConfig):
     def __post_init__(self):
         super().__post_init__()
         decided = ("dtype", "model_revision", "attn_implementation", "max_batch_tokens", "share_prefixes")
+        decided += ("max_pixels", "max_image_tokens")
         defaults = {one.name: one.default for one in fields(self)}
         for name in decided if self.engine == "server" else ():
             if getattr(self, name) != defaults[name]:
@@ -123,3 +148,8 @@ class RewardModelConfig(ModelConfig):
                     f"`{name}: {getattr(self, name)}` has no effect with `engine: server`: the command that starts the "
                     "server decides it. Remove it."
                 )
+
+    @property
+    def image_pixels(self) -> int | None:
+        """The budget in pixels, for the processor; `None` for the checkpoint's own."""
+        return image_pixels(self.model_name_or_path, self.model_revision, self.max_pixels, self.max_image_tokens)

@@ -84,7 +84,7 @@ def check_length(name: str, n_tokens: int, max_length: int | None) -> None:
     if max_length is not None and n_tokens > max_length:
         raise TooLong(
             f"{name} has {n_tokens} tokens, image tokens included, and `max_length` is {max_length}. It is not cut, "
-            "since the end of the answer is what counts. Raise `max_length`, lower the processor's `max_pixels`, or "
+            "since the end of the answer is what counts. Raise `max_length`, lower `max_pixels`, or "
             "leave the row out."
         )
 

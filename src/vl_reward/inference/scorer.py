@@ -69,6 +69,7 @@ class RewardScorer(ResponseScorer):
         path: str,
         max_batch_tokens: int = 16384,
         max_length: int | None = None,
+        max_pixels: int | None = None,
         revision: str = "main",
         share_prefixes: bool = True,
         **model_kwargs,
@@ -76,7 +77,8 @@ class RewardScorer(ResponseScorer):
         """
         Load model and processor from a checkpoint of this project, or from one with its head in
         `value_head.safetensors`, such as Skywork-VL-Reward-7B; from the hub in `revision`. The model computes what
-        responses have in common once, unless `share_prefixes` is false.
+        responses have in common once, unless `share_prefixes` is false. Images larger than `max_pixels` are scaled down
+        to it; by default the processor's budget holds, which is that of training.
 
         Raises:
             ValueError: If the checkpoint holds no trained reward head.
@@ -92,9 +94,10 @@ class RewardScorer(ResponseScorer):
                 raise ValueError(f"{path} holds no trained reward head: its scores would be random. Train one first.")
             weight, bias = value_head
             model.score.weight.data.copy_(weight)
-        processor = AutoProcessor.from_pretrained(path, revision=revision)
         if share_prefixes:
             share(model)
+        budget = {} if max_pixels is None else {"max_pixels": max_pixels}
+        processor = AutoProcessor.from_pretrained(path, revision=revision, **budget)
         return cls(model, processor, max_batch_tokens, max_length, bias)
 
     def fingerprint(self, **settings) -> str:

@@ -122,4 +122,9 @@ class ServerSampler:
         answer = self.client.post(name, "/v1/chat/completions", body)
         if (given := len(answer["choices"])) != n:
             raise ValueError(f"{name}: the server gave {given} responses, and {n} were asked for.")
+        if any(one["message"].get(key) for one in answer["choices"] for key in ("reasoning_content", "reasoning")):
+            raise ValueError(
+                f"{name}: the server gives thoughts apart from the response, and both are scored and trained on as one "
+                "text. Start it without `--reasoning-parser`."
+            )
         return answer

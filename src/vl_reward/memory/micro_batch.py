@@ -39,9 +39,9 @@ class MicroBatch:
     def from_arguments(
         cls, training_args: TrainingArguments, model_args: VisionModelConfig, config: PreTrainedConfig
     ) -> "MicroBatch":
-        """The largest that a recipe's arguments allow: images of `max_pixels`, rows of `max_length`."""
+        """The largest that a recipe's arguments allow: images of the whole pixel budget, rows of `max_length`."""
         vision, prompts = config.vision_config, training_args.per_device_train_batch_size
-        image = model_args.max_pixels // (vision.patch_size * vision.spatial_merge_size) ** 2
+        image = model_args.image_pixels // (vision.patch_size * vision.spatial_merge_size) ** 2
         if isinstance(training_args, GRPOConfig):  # it shuffles the responses to a prompt among micro-batches
             return cls(prompts, 1, image, PROMPT_TEXT, training_args.max_completion_length or RESPONSE, False)
         limit = training_args.max_length or image + PROMPT_TEXT + RESPONSE

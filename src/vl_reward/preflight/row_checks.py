@@ -11,6 +11,7 @@ from ..data.messages import as_messages, join_turns, split_turns
 from ..data.placeholders import extract_images
 from ..inference.fingerprints import settings_fingerprint
 from ..inference.response_scorer import check_responses
+from .template_check import check_template
 
 
 class PromptCheck:
@@ -22,7 +23,7 @@ class PromptCheck:
 
     Args:
         processor ([`~transformers.ProcessorMixin`]):
-            The model's processor.
+            The model's processor. Its chat template is looked at, see [`check_template`].
         max_length (`int`, *optional*):
             More tokens than this are too many, image tokens included. They are counted from the images' headers.
     """
@@ -31,6 +32,7 @@ class PromptCheck:
 
     def __init__(self, processor: ProcessorMixin, max_length: int | None = None):
         self.processor, self.max_length = processor, max_length
+        check_template(processor)
 
     def fingerprint(self) -> str:
         """A hash of all that decides a verdict besides the row."""
