@@ -46,7 +46,7 @@ class GRPOArguments(DatasetArguments):
     server_url: list[str] = field(default_factory=lambda: [SERVER_URL], metadata={"help": "The servers listen here."})
 
 
-def freeze(model):
+def freeze(model, model_args):
     """The vision tower stays as it is."""
     family_of(model.config).vision_tower_of(model).requires_grad_(False)
 
@@ -71,7 +71,7 @@ def main(script_args, training_args, model_args):
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.image_pixels
     )
-    freeze(model)
+    freeze(model, model_args)
     # The samples of a prompt have it and its images in common: those are computed once. It is no option here: it also
     # runs the vision tower for text alone, for which processes with images would wait.
     share_prefixes(model)

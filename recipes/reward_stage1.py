@@ -42,12 +42,12 @@ from vl_reward.training.merged_adapter import MergedAdapter
 INPUTS = ("model_name_or_path", "dataset_name")
 
 
-def freeze(model):
-    """The vision tower stays as it is, but for its projector."""
+def freeze(model, model_args):
+    """The vision tower stays as it is, and its projector with `train_projector: false`."""
     family = family_of(model.config)
     family.vision_tower_of(model).requires_grad_(False)
     for projector in family.projectors_of(model).values():
-        projector.requires_grad_(True)
+        projector.requires_grad_(model_args.train_projector)
 
 
 def main(script_args, training_args, model_args):
@@ -70,7 +70,7 @@ def main(script_args, training_args, model_args):
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.image_pixels
     )
-    freeze(model)
+    freeze(model, model_args)
     if model_args.share_prefixes:
         share_prefixes(model)  # chosen and rejected have prompt and images in common: those are computed once
 

@@ -52,7 +52,7 @@ def parse(config, recipe):
 
 
 def test_there_are_configs_for_every_recipe():
-    for world in ("tiny", "qwen2_5_vl_7b"):
+    for world in ("tiny", "qwen2_5_vl_7b", "qwen3_vl_8b"):
         names = {config.stem for config in CONFIGS if config.parent.name == world}
         assert {recipe.stem for recipe in RECIPES} <= names
 

@@ -132,6 +132,7 @@ def test_a_thought_in_the_prompt_alone_is_refused(processor, policy_path):
 
 
 def test_lora_trains_head_and_projectors_in_full(reward_model, processor, image_pairs, tmp_path):
+    expected = set(reward_model.trained_in_full(reward_model))
     trainer = VisionRewardTrainer(
         model=reward_model,
         args=reward_config(tmp_path),
@@ -141,7 +142,7 @@ def test_lora_trains_head_and_projectors_in_full(reward_model, processor, image_
     )
     full = {name for name, weight in trainer.model.named_parameters() if weight.requires_grad and "lora_" not in name}
     modules = {name.split(".modules_to_save")[0].removeprefix("base_model.model.") for name in full}
-    assert modules == set(reward_model.trained_in_full(reward_model))
+    assert modules == expected
     assert len(modules) == {1: 2, 2: 4}[len(reward_model.projectors)]  # two layers of DeepStack
     trainer.train()
     for name, weight in trainer.model.named_parameters():
@@ -150,12 +151,24 @@ def test_lora_trains_head_and_projectors_in_full(reward_model, processor, image_
             assert not torch.equal(weight, original), name
 
 
+def test_a_projector_is_trained_unless_it_is_not(reward_model):
+    recipe = load_recipe(ROOT / "recipes/reward_stage1.py")
+    recipe.freeze(reward_model, VisionRewardModelConfig())
+    tower = reward_model.vision_tower_of(reward_model)
+    trained = {name.split(".")[0] for name, weight in tower.named_parameters() if weight.requires_grad}
+    assert trained == set(reward_model.projectors)
+    recipe.freeze(reward_model, VisionRewardModelConfig(train_projector=False))
+    assert not any(weight.requires_grad for weight in tower.parameters())
+    assert reward_model.trained_in_full(reward_model) == ["score"]
+    assert reward_model.model.language_model.embed_tokens.weight.requires_grad
+
+
 def test_an_estimate_counts_every_weight(policy_path, reward_model):
     recipe = load_recipe(ROOT / "recipes/reward_stage1.py")
     args = RewardConfig(output_dir="unused", use_cpu=True, bf16=False, report_to="none", max_length=256)
     model_args = VisionRewardModelConfig(model_name_or_path=str(policy_path))
     estimate = MemoryEstimate(AutoModelForSequenceClassification, args, model_args, recipe.freeze, sharding=Sharding())
-    recipe.freeze(reward_model)
+    recipe.freeze(reward_model, model_args)
     trained = sum(weight.numel() for weight in reward_model.parameters() if weight.requires_grad)
     assert estimate.held.parts() == {"weights": 4 * reward_model.num_parameters(), "optimizer states": 8 * trained}
     assert (

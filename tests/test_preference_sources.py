@@ -434,7 +434,7 @@ def test_rows_of_wrong_types_are_counted_and_stop_nothing(tmp_path):
     assert counts["skipped"]["the row is not an object with named columns"] == 1
 
 
-@pytest.mark.parametrize("path", ["tiny", "qwen2_5_vl_7b"])
+@pytest.mark.parametrize("path", ["tiny", "qwen2_5_vl_7b", "qwen3_vl_8b"])
 def test_every_source_of_the_configs_is_valid(path, tmp_path, monkeypatch):
     config = yaml.safe_load((ROOT / f"recipes/configs/{path}/prepare_preferences.yaml").read_text())
     monkeypatch.chdir(tmp_path)

@@ -76,7 +76,15 @@ class VisionRewardModelConfig(VisionModelConfig):
     """
     [`VisionModelConfig`] of a reward model that is trained. With LoRA, the head, which is drawn at random, and the
     projector are trained in full.
+
+    Parameters:
+        train_projector (`bool`, *optional*, defaults to `True`):
+            Whether the projector is trained. The vision tower before it is not.
     """
+
+    train_projector: bool = field(
+        default=True, metadata={"help": "The projector is trained. The vision tower before it is not."}
+    )
 
     lora_task_type: str = field(default="SEQ_CLS", metadata={"help": "PEFT knows the model as a classifier."})
     lora_modules_to_save: list[str] | None = field(

@@ -31,7 +31,7 @@ class MemoryEstimate:
         training_args ([`~transformers.TrainingArguments`]), model_args ([`VisionModelConfig`]):
             The recipe's.
         freeze (`Callable`, *optional*):
-            Freezes what the recipe does not train of a model.
+            The recipe's: `freeze(model, model_args)` freezes what is not trained of a model.
         reward_model (`str`, *optional*):
             A checkpoint that scores the policy's samples, whole on each GPU.
         sharding ([`Sharding`], *optional*):
@@ -68,7 +68,7 @@ class MemoryEstimate:
             self.dtype,
             "eager" if model_args.attn_implementation == "eager" else "sdpa",
             self.batch.is_shared,
-            freeze,
+            functools.partial(freeze, model_args=model_args) if freeze else None,
             get_peft_config(model_args),
             bits,
             torch.bfloat16 if self.is_converted else None,

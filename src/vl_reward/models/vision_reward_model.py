@@ -79,8 +79,9 @@ class VisionRewardModel(GenericForSequenceClassification):
 
     @classmethod
     def trained_in_full(cls, model: nn.Module) -> list[str]:
-        """What is trained in full beside LoRA: the head, which is drawn at random, and the projectors."""
-        return ["score", *cls.projectors_of(model)]
+        """What is trained in full beside LoRA: the head, which is drawn at random, and projectors that are trained."""
+        projectors = cls.projectors_of(model).items()
+        return ["score", *(name for name, module in projectors if next(module.parameters()).requires_grad)]
 
     @classmethod
     def has_sliding_windows(cls, text_config: PreTrainedConfig) -> bool:
