@@ -1,12 +1,13 @@
 """
-What on-policy data costs at scale: 300,000 prompts with 32 samples each on 8 GPUs, on paper; and labelling's own part,
-all but the model, run on 100,000 candidates on this machine, to see that its memory stays bounded.
+What on-policy data costs at scale: 300,000 prompts with 32 samples each on 8 and on 64 GPUs, on paper; and labelling's
+own part, all but the model, run on 100,000 candidates on this machine, to see that its memory stays bounded.
 
 ```bash
 python bench/labelling_scale.py --output_dir docs/on_policy
 ```
 
-The simulation is arithmetic on the numbers below, each of which can be set. The run scores 100,000 candidates by their
+The simulation is arithmetic on the numbers below, each of which can be set. The two rates are assumptions, not
+measurements: vLLM prints its own in its log. The run scores 100,000 candidates by their
 length into a [`ResumableStore`], reads them from disk as the recipe does, and measures time, files and memory.
 """
 
@@ -26,9 +27,20 @@ from vl_reward.tiny.preferences import as_png
 GIB = 2**30
 
 
-def simulate(
-    prompts: int, samples: int, gpus: int, tokens: int, image_bytes: int, shard_size: int, pairs_per_prompt: int
-) -> dict:
+def plan(prompts: int, samples: int, gpus: int, tokens: int, prompt_tokens: int, sampled: float, scored: float) -> dict:
+    """Work and hours on a number of GPUs that sample and score with vLLM, each prompt taken in once."""
+    to_sample, to_score = prompts * samples * tokens, prompts * (prompt_tokens + samples * tokens)
+    return {
+        "gpus": gpus,
+        "prompts_per_gpu": prompts / gpus,
+        "sampled_tokens_per_gpu": to_sample / gpus,
+        "scored_tokens_per_gpu": to_score / gpus,
+        "hours_of_sampling": to_sample / gpus / sampled / 3600,
+        "hours_of_scoring": to_score / gpus / scored / 3600,
+    }
+
+
+def simulate(prompts: int, samples: int, tokens: int, image_bytes: int, shard_size: int, pairs_per_prompt: int) -> dict:
     """Storage, shards and memory, of sampling and labelling, in GiB and counts."""
     characters = 4 * tokens  # of English text
     row_of_scores = 14 + samples * 20  # 20 digits a score
@@ -50,7 +62,6 @@ def simulate(
             "samples and scores, shard by shard",
             "pairs, line by line",
         ],
-        "prompts_per_gpu": prompts // gpus,
     }
 
 
@@ -106,21 +117,28 @@ def main():
     parser.add_argument("--output_dir", type=Path, default=Path("docs/on_policy"))
     parser.add_argument("--prompts", type=int, default=300_000)
     parser.add_argument("--samples", type=int, default=32)
-    parser.add_argument("--gpus", type=int, default=8)
+    parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--tokens", type=int, default=500, help="Of a response, on average.")
+    parser.add_argument("--prompt_tokens", type=int, default=1430, help="Of a prompt with its image: 1,280 and 150.")
+    parser.add_argument("--sampled_per_second", type=float, default=2000, help="Tokens a GPU samples: an assumption.")
+    parser.add_argument("--scored_per_second", type=float, default=10000, help="Tokens a GPU scores: an assumption.")
     parser.add_argument("--image_bytes", type=int, default=150_000, help="Of a prompt's images, on average.")
     parser.add_argument("--shard_size", type=int, default=256, help="As in sample_responses.")
     parser.add_argument("--pairs_per_prompt", type=int, default=15, help="InternVL's limit.")
     parser.add_argument("--candidates", type=int, nargs="+", default=[25_000, 50_000, 100_000], help="To run here.")
     args = parser.parse_args()
     scale = {key: value for key, value in vars(args).items() if key not in ("output_dir", "candidates")}
-    results = {"scale": scale, "simulation": simulate(**scale), "measured": []}
+    stored = ("prompts", "samples", "tokens", "image_bytes", "shard_size", "pairs_per_prompt")
+    results = {"scale": scale, "simulation": simulate(**{key: scale[key] for key in stored})}
+    rates = args.prompt_tokens, args.sampled_per_second, args.scored_per_second
+    results["plans"] = [plan(args.prompts, args.samples, gpus, args.tokens, *rates) for gpus in args.gpus]
+    results["measured"] = []
     for n in args.candidates:
         results["measured"].append(measure(n, args.samples))
         print(json.dumps(results["measured"][-1]), flush=True)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     (args.output_dir / "scale.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(json.dumps(results["simulation"], indent=1))
+    print(json.dumps({key: results[key] for key in ("simulation", "plans")}, indent=1))
 
 
 if __name__ == "__main__":

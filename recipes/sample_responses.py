@@ -14,8 +14,8 @@ accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/sample
 The engine is the YAML's choice: `transformers`, `vllm` (the extra; one engine per process), or `server`, one or several
 vLLM servers that run elsewhere (`vllm serve ... --data-parallel-size 8`):
 
-python recipes/sample_responses.py --config recipes/configs/qwen2_5_vl_7b/sample_responses.yaml \
-    --engine server --server_url http://localhost:8000/v1
+python recipes/sample_responses.py --config recipes/configs/qwen2_5_vl_7b/sample_responses_server.yaml \
+    --server_url http://localhost:8000/v1
 
 Reads a policy and a prompt dataset (`id`, `prompt`, `images`, optionally `answer`). Writes `samples` (shards, as they
 are made: a stopped run goes on), `candidates` (the prompts with `responses` and `finish_reasons`), `sampling.json` and

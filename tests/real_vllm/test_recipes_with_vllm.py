@@ -116,6 +116,7 @@ def test_evaluation_and_grpo_take_a_served_scorer(
         results[name] = [score for line in lines for score in [*line["scores"], *line["blank_scores"]]]
     assert results["there"] == pytest.approx(results["here"], abs=1e-4)
     given = ["--model_name_or_path", trained_path, "--dataset_name", prompts, "--max_steps", "1"]
+    given += ["--save_strategy", "steps", "--save_steps", "1", "--logging_steps", "1"]
     rewards = {}
     for name, model in (("here", [reward_path]), ("there", [exported, *served])):
         output = run("grpo", *given, "--output_dir", tmp_path / f"grpo_{name}", "--reward_model", *model)
