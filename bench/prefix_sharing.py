@@ -9,9 +9,12 @@ costs where a batch has nothing to share, by
 
 ```bash
 python bench/prefix_sharing.py --output_dir docs/prefix_sharing
+python bench/prefix_sharing.py --output_dir docs/prefix_sharing/families --families qwen2_5_vl qwen3_vl \
+    --visual_tokens 256 --response_tokens 64 --k 2 8
 ```
 
-The model is random, with decoder, vocabulary and vision tower in the proportions of Qwen2.5-VL-7B. The ways take turns
+The models are random, with decoder, vocabulary and vision tower in the proportions of Qwen2.5-VL-7B, or of
+Qwen3-VL-8B, whose vision tower has three more projectors and no windows. The ways take turns
 within one run, and the ratio is the median, over the rounds, of the time by `rows` over the time by the way. Writes
 `results.json` and `results.png` (needs matplotlib).
 """
@@ -24,36 +27,62 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 from torch.nn.functional import log_softmax, logsigmoid
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    Qwen2_5_VLConfig,
+    Qwen3VLConfig,
+)
 
-from vl_reward import Qwen2_5_VLForSequenceClassification, share_prefixes, unshare_prefixes
+from vl_reward import share_prefixes, unshare_prefixes
+from vl_reward.models.families import family_of
 
 
-VOCAB, LAYERS, WIDTH, MLP, HEADS, KV_HEADS = 6144, 8, 512, 2688, 8, 2
-VISION = {"depth": 4, "hidden_size": 320, "intermediate_size": 864, "num_heads": 5, "fullatt_block_indexes": [3]}
+VOCAB, LAYERS, WIDTH, HEADS, KV_HEADS = 6144, 8, 512, 8, 2
+VISION = {"depth": 4, "hidden_size": 320, "num_heads": 5, "out_hidden_size": WIDTH}
+ROPE = {"rope_type": "default", "rope_theta": 1e6}
+# Config, what is the family's own in decoder and vision tower.
+FAMILIES = {
+    "qwen2_5_vl": (
+        Qwen2_5_VLConfig,
+        {"intermediate_size": 2688, "rope_parameters": ROPE | {"mrope_section": [8, 12, 12]}},
+        {"intermediate_size": 864, "fullatt_block_indexes": [3]},
+    ),
+    "qwen3_vl": (
+        Qwen3VLConfig,
+        {
+            "intermediate_size": 1536,
+            "head_dim": WIDTH // HEADS,
+            "rope_parameters": ROPE | {"mrope_section": [12, 10, 10], "mrope_interleaved": True},
+        },
+        {"intermediate_size": 1196, "deepstack_visual_indexes": [0, 1, 2]},
+    ),
+}
 IMAGE, PROMPT_TEXT = 1, 32  # the image token's id, and tokens of text in a prompt
 
 
-def build_config() -> Qwen2_5_VLConfig:
-    return Qwen2_5_VLConfig(
+def build_config(family: str) -> PreTrainedConfig:
+    config_class, text, vision = FAMILIES[family]
+    return config_class(
         text_config={
             "vocab_size": VOCAB,
             "hidden_size": WIDTH,
-            "intermediate_size": MLP,
             "num_hidden_layers": LAYERS,
             "num_attention_heads": HEADS,
             "num_key_value_heads": KV_HEADS,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]},
             "bos_token_id": None,
             "eos_token_id": 2,
             "pad_token_id": 0,
+            **text,
         },
-        vision_config={**VISION, "out_hidden_size": WIDTH},
+        vision_config=VISION | vision,
         image_token_id=IMAGE,
         video_token_id=3,
         vision_start_token_id=4,
@@ -61,7 +90,12 @@ def build_config() -> Qwen2_5_VLConfig:
     )
 
 
-def build_batch(workload: str, k: int, visual: int, response: int) -> dict:
+def patch_numbers(config: PreTrainedConfig) -> int:
+    vision = config.vision_config
+    return vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+
+
+def build_batch(config: PreTrainedConfig, workload: str, k: int, visual: int, response: int) -> dict:
     """`k` responses of equal length to one prompt with one square image, or to as many different ones."""
     side = 2 * round(visual**0.5)
     prompts = k if workload == "nothing shared" else 1
@@ -72,34 +106,37 @@ def build_batch(workload: str, k: int, visual: int, response: int) -> dict:
         "input_ids": input_ids,
         "attention_mask": torch.ones_like(input_ids),
         "mm_token_type_ids": (input_ids == IMAGE).int(),
-        "pixel_values": torch.randn(prompts, side * side, 1176).expand(k, -1, -1).flatten(0, 1),
+        "pixel_values": torch.randn(prompts, side * side, patch_numbers(config)).expand(k, -1, -1).flatten(0, 1),
         "image_grid_thw": torch.tensor([[1, side, side]] * k),
     }
 
 
-def operations(k: int, visual: int, response: int, shared: bool) -> dict[str, float]:
+def operations(config: PreTrainedConfig, k: int, visual: int, response: int, shared: bool) -> dict[str, float]:
     """Multiplications and additions of one forward pass: of the decoder over k rows, and of the vision tower."""
     prompt, rows, images = PROMPT_TEXT + visual, k, 1 if shared else k
     prompts = 1 if shared else k
     tokens = prompts * prompt + rows * response
     pairs = prompts * prompt**2 / 2 + rows * response * (prompt + response / 2)  # of a query and a key before it
     head_dim = WIDTH // HEADS
-    linear = 2 * WIDTH * (2 * WIDTH + 2 * KV_HEADS * head_dim + 3 * MLP)
-    width, patches = VISION["hidden_size"], 4 * visual
-    vision = patches * VISION["depth"] * 2 * (4 * width**2 + 3 * width * VISION["intermediate_size"])
-    vision += patches * 2 * 1176 * width + 4 * width * (patches**2 + (VISION["depth"] - 1) * patches * 64)
-    vision += visual * 2 * (4 * width) * (4 * width + WIDTH)
+    linear = 2 * WIDTH * (2 * WIDTH + 2 * KV_HEADS * head_dim + 3 * config.text_config.intermediate_size)
+    width, depth, patches, given = VISION["hidden_size"], VISION["depth"], 4 * visual, config.vision_config.to_dict()
+    gates, whole = (3, 1) if "fullatt_block_indexes" in given else (2, depth)  # whole: blocks without windows
+    vision = patches * depth * 2 * (4 * width**2 + gates * width * given["intermediate_size"])
+    vision += patches * 2 * patch_numbers(config) * width
+    vision += 4 * width * (whole * patches**2 + (depth - whole) * patches * 64)
+    projectors = 1 + len(given.get("deepstack_visual_indexes", ()))
+    vision += projectors * visual * 2 * (4 * width) * (4 * width + WIDTH)
     return {"decoder": LAYERS * (tokens * linear + 4 * WIDTH * pairs), "vision": images * vision}
 
 
-def ideal_ratio(workload: str, k: int, visual: int, response: int) -> float:
+def ideal_ratio(config: PreTrainedConfig, workload: str, k: int, visual: int, response: int) -> float:
     """The ratio if time went with operations. A frozen vision tower has no backward pass, a decoder's costs twice."""
     if workload == "nothing shared":
         return 1.0
     passes = {"reward": (3, 1), "mpo": (4, 2), "score": (1, 1)}[workload]  # of the decoder, of the tower
 
     def total(shared):
-        count = operations(k, visual, response, shared)
+        count = operations(config, k, visual, response, shared)
         logits = 2 * VOCAB * WIDTH * k * response if workload == "mpo" else 0  # nothing to share: each token its own
         return passes[0] * (count["decoder"] + logits) + passes[1] * count["vision"]
 
@@ -262,7 +299,7 @@ def line(cell: dict) -> str:
     rows, shared = cell["ways"]["rows"], cell["ways"]["shared"]
     others = [f"{name} {way['ratio']:.2f}" for name, way in cell["ways"].items() if name not in ("rows", "shared")]
     return (
-        f"{cell['workload']:14} K={cell['k']:<2} visual={cell['visual_tokens']:<4} "
+        f"{cell['family']:10} {cell['workload']:14} K={cell['k']:<2} visual={cell['visual_tokens']:<4} "
         f"response={cell['response_tokens']:<4} tokens {cell['tokens']['rows']:>6} -> {cell['tokens']['shared']:<6} "
         f"{rows['seconds']:7.2f} s -> {shared['seconds']:6.2f} s, ratio {shared['ratio']:5.2f} "
         f"of {cell['ideal_ratio']:5.2f} ({shared['ratio'] / cell['ideal_ratio']:4.0%}); "
@@ -270,9 +307,41 @@ def line(cell: dict) -> str:
     )
 
 
+def measure_family(family: str, args: argparse.Namespace) -> Iterator[dict]:
+    """A family's cells, one after the other."""
+    torch.manual_seed(0)
+    config = build_config(family)
+    reward_model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    policy, reference = (AutoModelForImageTextToText.from_config(config, dtype=torch.float32) for _ in range(2))
+    reference.requires_grad_(False)
+    value_head = torch.nn.Linear(WIDTH, 1)
+    for model in (reward_model, policy):
+        family_of(config).vision_tower_of(model).requires_grad_(False)
+        for projector in family_of(config).projectors_of(model).values():
+            projector.requires_grad_(True)
+    parameters = [*reward_model.parameters(), *policy.parameters(), *value_head.parameters()]
+    workloads = [("reward", 2), ("mpo", 2), ("nothing shared", 2), *(("score", k) for k in args.k)]
+    for visual, response, (workload, k) in itertools.product(args.visual_tokens, args.response_tokens, workloads):
+        batch = build_batch(config, workload, k, visual, response)
+        ways = ways_of(workload, batch, response, reward_model, policy, reference, value_head)
+        tokens = batch["input_ids"].numel()
+        shared = tokens if workload == "nothing shared" else PROMPT_TEXT + visual + k * response
+        yield {
+            "family": family,
+            "workload": workload,
+            "k": k,
+            "visual_tokens": visual,
+            "response_tokens": response,
+            "tokens": {"rows": tokens, "shared": shared},
+            "ideal_ratio": ideal_ratio(config, workload, k, visual, response),
+            "ways": measure(ways, parameters, args.rounds, args.seconds),
+        }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("docs/prefix_sharing"))
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=["qwen2_5_vl"])
     parser.add_argument("--visual_tokens", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--response_tokens", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--k", type=int, nargs="+", default=[2, 4, 8, 16, 32])
@@ -282,37 +351,13 @@ def main():
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cpus": os.cpu_count()}
-    torch.manual_seed(0)
-    reward_model = Qwen2_5_VLForSequenceClassification(build_config())
-    policy = Qwen2_5_VLForConditionalGeneration(build_config())
-    reference = Qwen2_5_VLForConditionalGeneration(build_config()).requires_grad_(False)
-    value_head = torch.nn.Linear(WIDTH, 1)
-    for model in (reward_model, policy):
-        model.model.visual.requires_grad_(False)
-        model.model.visual.merger.requires_grad_(True)
-    parameters = [*reward_model.parameters(), *policy.parameters(), *value_head.parameters()]
-
     cells = []
-    workloads = [("reward", 2), ("mpo", 2), ("nothing shared", 2), *(("score", k) for k in args.k)]
-    for visual, response, (workload, k) in itertools.product(args.visual_tokens, args.response_tokens, workloads):
-        batch = build_batch(workload, k, visual, response)
-        ways = ways_of(workload, batch, response, reward_model, policy, reference, value_head)
-        tokens = batch["input_ids"].numel()
-        shared = tokens if workload == "nothing shared" else PROMPT_TEXT + visual + k * response
-        cells.append(
-            {
-                "workload": workload,
-                "k": k,
-                "visual_tokens": visual,
-                "response_tokens": response,
-                "tokens": {"rows": tokens, "shared": shared},
-                "ideal_ratio": ideal_ratio(workload, k, visual, response),
-                "ways": measure(ways, parameters, args.rounds, args.seconds),
-            }
-        )
-        print(line(cells[-1]), flush=True)
-        (args.output_dir / "results.json").write_text(json.dumps({**machine, "cells": cells}, indent=1) + "\n")
-    plot(cells, args.output_dir / "results.png")
+    for family in args.families:
+        for cell in measure_family(family, args):
+            cells.append(cell)
+            print(line(cell), flush=True)
+            (args.output_dir / "results.json").write_text(json.dumps({**machine, "cells": cells}, indent=1) + "\n")
+    plot([cell for cell in cells if cell["family"] == args.families[0]], args.output_dir / "results.png")
 
 
 if __name__ == "__main__":

@@ -9,14 +9,27 @@ from test_recipes import ENVIRONMENT, ROOT
 
 
 def test_prefix_sharing_bench(tmp_path):
-    sizes = ["--visual_tokens", "16", "--response_tokens", "8", "--k", "2", "4", "--rounds", "1"]
+    sizes = [
+        "--families",
+        "qwen2_5_vl",
+        "qwen3_vl",
+        "--visual_tokens",
+        "16",
+        "--response_tokens",
+        "8",
+        "--k",
+        "2",
+        "4",
+        "--rounds",
+        "1",
+    ]
     command = [sys.executable, str(ROOT / "bench/prefix_sharing.py"), "--output_dir", str(tmp_path), *sizes]
     result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     assert (tmp_path / "results.png").stat().st_size > 1000
-    cells = {
-        (cell["workload"], cell["k"]): cell for cell in json.loads((tmp_path / "results.json").read_text())["cells"]
-    }
+    written = json.loads((tmp_path / "results.json").read_text())["cells"]
+    cells = {(cell["workload"], cell["k"]): cell for cell in written if cell["family"] == "qwen3_vl"}
+    assert len(written) == 2 * len(cells) and written[0]["family"] == "qwen2_5_vl"
     assert cells.keys() == {("reward", 2), ("mpo", 2), ("nothing shared", 2), ("score", 2), ("score", 4)}
     assert cells["score", 4]["tokens"] == {"rows": 4 * 56, "shared": 48 + 4 * 8}
     assert cells["nothing shared", 2]["tokens"] == {"rows": 112, "shared": 112}

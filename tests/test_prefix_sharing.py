@@ -19,6 +19,7 @@ from vl_reward.models.families import family_of
 from vl_reward.models.vision_reward_model import ScoreHead
 from vl_reward.prefix_sharing import shared_forward
 from vl_reward.prefix_sharing.packed_images import image_codes, rope_positions, unique_images
+from vl_reward.prefix_sharing.share_prefixes import shares_prefixes
 from vl_reward.tiny.digits import compose
 
 
@@ -350,6 +351,18 @@ def test_other_attention_stays_plain_and_says_why(policy, pairs, caplog, monkeyp
     # Attention aside, the modules run in the order that sharing has.
     policy.model.language_model.config._attn_implementation = "sdpa"
     monkeypatch.setattr(shared_forward, "pack", None)
+    with torch.no_grad():
+        logits = policy(**pairs).logits
+    assert torch.equal(logits, unshare_prefixes(policy)(**pairs).logits)
+
+
+def test_a_decoder_that_cannot_branch_stays_plain_and_says_why(policy, pairs, caplog, monkeypatch):
+    """As one with recurrent layers, whose state goes from token to token."""
+    monkeypatch.setattr(family_of(policy.config), "why_not_shared", lambda text_config: "recurrent layers")
+    with caplog.at_level(logging.WARNING):
+        share_prefixes(policy)
+    assert caplog.text.count("Prefixes are not shared: this decoder has recurrent layers") == 1
+    assert not shares_prefixes(policy)
     with torch.no_grad():
         logits = policy(**pairs).logits
     assert torch.equal(logits, unshare_prefixes(policy)(**pairs).logits)

@@ -30,8 +30,8 @@ class Qwen2_5_VLForSequenceClassification(VisionRewardModel, Qwen2_5_VLPreTraine
     vllm_head_name = "language_model.score"  # its decoder is a whole Qwen2ForCausalLM there
 
     @classmethod
-    def has_sliding_windows(cls, text_config: Qwen2_5_VLTextConfig) -> bool:
-        return "sliding_attention" in text_config.layer_types
+    def why_not_shared(cls, text_config: Qwen2_5_VLTextConfig) -> str | None:
+        return "layers with sliding windows" if "sliding_attention" in text_config.layer_types else None
 
 
 register_with_transformers(Qwen2_5_VLForSequenceClassification, "Qwen2_5_VLForConditionalGeneration")

@@ -84,9 +84,9 @@ class VisionRewardModel(GenericForSequenceClassification):
         return ["score", *(name for name, module in projectors if next(module.parameters()).requires_grad)]
 
     @classmethod
-    def has_sliding_windows(cls, text_config: PreTrainedConfig) -> bool:
-        """Whether layers of the decoder attend to a window alone."""
-        return False
+    def why_not_shared(cls, text_config: PreTrainedConfig) -> str | None:
+        """What in the decoder keeps rows from sharing their beginnings, if anything does."""
+        return None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):

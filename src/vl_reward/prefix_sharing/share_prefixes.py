@@ -108,10 +108,12 @@ def share_prefixes(model: nn.Module) -> nn.Module:
     for backbone in backbones:
         family, text_config = family_of(backbone.config), backbone.language_model.config
         implementation = text_config._attn_implementation.removeprefix(PREFIX)
-        if implementation not in ATTENTION or family.has_sliding_windows(text_config):
+        if (reason := family.why_not_shared(text_config)) is not None:
+            logger.warning(f"Prefixes are not shared: this decoder has {reason}, which know no rows that branch.")
+        elif implementation not in ATTENTION:
             logger.warning(
                 f"Prefixes are not shared with attn_implementation {implementation!r}: rows that branch off a common "
-                f"prompt are attended to with {' or '.join(ATTENTION)}, without sliding windows."
+                f"prompt are attended to with {' or '.join(ATTENTION)}."
             )
         else:
             text_config._attn_implementation = PREFIX + implementation
