@@ -143,7 +143,7 @@ class MemoryEstimate:
         """The policy's weights, whole, and the keys and values of the samples."""
         args, text = self.training_args, self.config.text_config
         rows = args.generation_batch_size // args.world_size
-        head = text.hidden_size // text.num_attention_heads
+        head = text.to_dict().get("head_dim") or text.hidden_size // text.num_attention_heads  # Qwen3's is given
         cache = rows * self.batch.row_length * text.num_hidden_layers * 2 * text.num_key_value_heads * head
         gathered = sum(weight.numel for weight in self.model.weights) * (1 - self.sharding.weights)
         return (gathered + (0 if args.use_vllm else cache)) * self.element
