@@ -49,7 +49,7 @@ def estimate(policy_path, config_class=RewardConfig, sharding=None, on_gpu=False
     "case",
     [
         Case("reward", "reward_stage1", layers=4, response=384),
-        Case("LoRA", "mpo", {"use_peft": True, "gradient_checkpointing": True}, layers=4, image_side=6, response=64),
+        Case("LoRA", "mpo", {"use_peft": True, "gradient_checkpointing": True}, layers=4, image_side=6, response=320),
     ],
     ids=lambda case: case.name,
 )

@@ -5,17 +5,14 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
-from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE, ChunkedLogProbFunction
+from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE
 
 from ..models.whole_weights import whole_weights
 from ..prefix_sharing.packed_rows import PackedRows
+from ..prefix_sharing.token_log_probs import TRITON_COLUMNS, TokenLogProbs
 from .live_tensors import LiveTensors
 from .micro_batch import MicroBatch
 from .unloaded_model import UnloadedModel
-
-
-VOCABULARY_TILE = 32768  # trl/trainer/utils.py, `_CHUNKED_LOGPROB_CHUNK_SIZE`
-OUTPUTS = ("log_probs", "entropy", "mean_logits", "is_top1")  # that DPOTrainer asks for
 
 
 class Chunks(list):
@@ -38,7 +35,7 @@ class TiledLogProbs(torch.autograd.Function):
     def forward(ctx, hidden_states, weight):
         ctx.dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
         ctx.save_for_backward(hidden_states, weight)
-        hidden_states.new_empty(min(len(hidden_states), TOKEN_CHUNK_SIZE), VOCABULARY_TILE, dtype=ctx.dtype)
+        hidden_states.new_empty(min(len(hidden_states), TOKEN_CHUNK_SIZE), TRITON_COLUMNS, dtype=ctx.dtype)
         return hidden_states.new_empty(len(hidden_states), dtype=torch.float32)
 
     @staticmethod
@@ -48,8 +45,8 @@ class TiledLogProbs(torch.autograd.Function):
             torch.zeros_like(tensor, dtype=torch.float32) if needed else None
             for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True)
         ]
-        tile = hidden_states.new_empty(min(len(hidden_states), TOKEN_CHUNK_SIZE), VOCABULARY_TILE, dtype=ctx.dtype)
-        weight_tile = weight.new_empty(VOCABULARY_TILE, weight.shape[1], dtype=ctx.dtype)
+        tile = hidden_states.new_empty(min(len(hidden_states), TOKEN_CHUNK_SIZE), TRITON_COLUMNS, dtype=ctx.dtype)
+        weight_tile = weight.new_empty(TRITON_COLUMNS, weight.shape[1], dtype=ctx.dtype)
         del tile, weight_tile
         return tuple(None if gradient is None else gradient.to(hidden_states.dtype) for gradient in gradients)
 
@@ -67,7 +64,7 @@ class TrainingStep:
         autocast (`bool`):
             Whether matrix products are in bfloat16 by autocast.
         on_gpu (`bool`):
-            Whether the log-probabilities are computed by TRL's Triton kernels, of the responses' tokens alone.
+            Whether the log-probabilities are computed by TRL's Triton kernels.
     """
 
     model: UnloadedModel
@@ -158,12 +155,10 @@ class TrainingStep:
         if "lm_head" not in dict(whole.named_children()):
             return whole.score(hidden_states[:, -1]).sum()
         weight = whole.lm_head.weight
+        hidden_states = hidden_states[:, -batch.response_tokens :].flatten(0, 1)
         if self.on_gpu:
-            return TiledLogProbs.apply(hidden_states[:, -batch.response_tokens :].flatten(0, 1), weight).sum()
-        hidden_states = hidden_states[:, :-1].reshape(-1, hidden_states.shape[-1])
-        targets = torch.zeros(len(hidden_states), dtype=torch.long)
-        arguments = (None, targets, 1.0, VOCABULARY_TILE, None, 1.0, OUTPUTS)
-        return ChunkedLogProbFunction.apply(hidden_states, weight, *arguments)[0].sum()
+            return TiledLogProbs.apply(hidden_states, weight).sum()
+        return TokenLogProbs.apply(hidden_states, weight, torch.zeros(len(hidden_states), dtype=torch.long)).sum()
 
     @property
     def is_adapted(self) -> bool:

@@ -24,6 +24,22 @@ PLAIN_ONLY = (
 )
 
 
+@dataclass
+class SharedOutput(BaseModelOutputWithPast):
+    """
+    What a backbone returns where rows have something in common.
+
+    Args:
+        packed_states (`torch.FloatTensor` of shape `(1, num_packed, hidden_size)`):
+            The hidden states of the distinct tokens.
+        unpack (`torch.LongTensor` of shape `(batch_size, seq_len)`):
+            Which of them is at each token: `last_hidden_state` is `packed_states[0][unpack]`.
+    """
+
+    packed_states: torch.Tensor | None = None
+    unpack: torch.Tensor | None = None
+
+
 @can_return_tuple
 def shared_forward(
     self: PreTrainedModel,
@@ -81,7 +97,8 @@ def shared_forward(
         "use_cache": False,
     }
     outputs = with_features(self, features, shown, functools.partial(plain_forward, **kwargs))
-    return BaseModelOutputWithPast(last_hidden_state=outputs.last_hidden_state[0][rows.unpack])
+    states = outputs.last_hidden_state
+    return SharedOutput(last_hidden_state=states[0][rows.unpack], packed_states=states, unpack=rows.unpack)
 
 
 @dataclass

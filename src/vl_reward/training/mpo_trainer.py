@@ -14,10 +14,14 @@ from trl.models.utils import unwrap_model_for_generation
 
 from ..data.collators import DataCollatorForMPO
 from ..inference.fingerprints import model_fingerprint
+from ..prefix_sharing.token_log_probs import add_token_log_probs
 from .guards import TrainerGuards, check_finite, check_reference_is_policy
 from .reference_log_probs import ReferenceLogProbs
 from .reward_shift import RewardShift
 from .trl_corrections import gathered
+
+
+OVER_VOCABULARY = ("entropy", "logits/chosen", "logits/rejected", "mean_token_accuracy")  # metrics not computed here
 
 
 def without_ids(batch: dict) -> dict:
@@ -63,7 +67,8 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
     - `sft` is normalised per sequence (equation 8). TRL divides by the tokens of the whole micro-batch, so long answers
       weigh more.
 
-    Metrics are those of DPOTrainer, and `reward_shift`. The rewards are logged without the shift.
+    Metrics are those of DPOTrainer, and `reward_shift`. The rewards are logged without the shift. What would take more
+    passes over the vocabulary's logits than the loss is left out: entropy, mean logits and token accuracy.
 
     With `precompute_ref_log_probs` the reference's log-probabilities are computed before training, kept in
     `ref_log_probs` under the output directory, and the reference is let go ([`ReferenceLogProbs`]).
@@ -118,6 +123,9 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        add_token_log_probs(self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model)
+        if self.ref_model is not None:
+            add_token_log_probs(self.accelerator.unwrap_model(self.ref_model))
         if not isinstance(self.model, PeftModel):
             # Trainer cannot resume from the hub's layout, see `VisionRewardModel.save_pretrained`.
             self.model.save_pretrained = functools.partial(self.model.save_pretrained, save_original_format=False)
@@ -171,6 +179,8 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
             nonlocal log_probs
             outputs = model(**kwargs)
             log_probs = outputs.log_probs
+            # TRL adds these up for its log, from which they are taken out below.
+            outputs.entropy = outputs.mean_logits = outputs.is_top1 = torch.zeros_like(log_probs, dtype=torch.bool)
             return outputs
 
         loss = super()._compute_loss(keep_log_probs, inputs, return_outputs=False)
@@ -184,6 +194,8 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
         lengths = inputs["completion_mask"][:, 1:].sum(1).chunk(2)[0]
         sft_loss = (-log_probs.sum(1).chunk(2)[0] / lengths).mean()
         metrics = self._metrics[mode]
+        for key in OVER_VOCABULARY:
+            del metrics[key]
         for key in ("rewards/chosen", "rewards/rejected"):
             metrics[key][-1] += shift
             if mode == "train":
