@@ -343,11 +343,11 @@ def test_saving_says_nothing_of_sharing(policy, tmp_path):
 
 
 def test_other_attention_stays_plain_and_says_why(policy, pairs, caplog, monkeypatch):
-    policy.model.language_model.config._attn_implementation = "flash_attention_2"
+    policy.model.language_model.config._attn_implementation = "flex_attention"
     with caplog.at_level(logging.WARNING):
         share_prefixes(policy)
-    assert "not shared with attn_implementation 'flash_attention_2'" in caplog.text
-    assert policy.model.language_model.config._attn_implementation == "flash_attention_2"
+    assert "not shared with attn_implementation 'flex_attention'" in caplog.text
+    assert policy.model.language_model.config._attn_implementation == "flex_attention"
     # Attention aside, the modules run in the order that sharing has.
     policy.model.language_model.config._attn_implementation = "sdpa"
     monkeypatch.setattr(shared_forward, "pack", None)

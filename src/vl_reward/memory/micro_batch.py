@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedConfig, TrainingArguments
+from transformers.utils.generic import is_flash_attention_requested
 from trl import GRPOConfig
 
 from ..arguments.model_config import VisionModelConfig
@@ -46,7 +47,9 @@ class MicroBatch:
             return cls(prompts, 1, image, PROMPT_TEXT, training_args.max_completion_length or RESPONSE, False)
         limit = training_args.max_length or image + PROMPT_TEXT + RESPONSE
         text, image = min(PROMPT_TEXT, limit // 4), min(image, limit // 2)
-        is_shared = model_args.share_prefixes and model_args.attn_implementation in (None, "sdpa", "eager")
+        attention = model_args.attn_implementation
+        is_flash = is_flash_attention_requested(requested_attention_implementation=attention)
+        is_shared = model_args.share_prefixes and (is_flash or attention in (None, "sdpa", "eager"))
         return cls(prompts, 2, image, text, limit - image - text, is_shared)
 
     @property

@@ -169,7 +169,7 @@ def convert(rows: PackedRows, function) -> PackedRows:
     """The same rows with `function` applied to their tensors."""
     branches = [
         dataclasses.replace(
-            branch, queries=function(branch.queries), keys=function(branch.keys), mask=function(branch.mask)
+            branch, queries=function(branch.queries), keys=function(branch.keys), places=function(branch.places)
         )
         for branch in rows.branches
     ]

@@ -1,7 +1,7 @@
 """The distinct tokens of a batch, packed without padding, and attention over them."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -24,16 +24,24 @@ class Branches:
             Packed positions of each row's new tokens, the last one repeated as padding.
         keys (`torch.LongTensor` of shape `(num_rows, key_length)`):
             Packed positions of the row's whole path, from its first token to its last.
-        mask (`torch.BoolTensor` of shape `(num_rows, 1, query_length, key_length)`):
-            Whether a query may attend to a key: to itself and to what comes before it in its row.
+        places (`torch.LongTensor` of shape `(num_rows, query_length)`):
+            Where in its row each query is.
         is_causal (`bool`):
             Whether all rows are new from their first token, so that the mask is the ordinary causal one.
     """
 
     queries: torch.Tensor
     keys: torch.Tensor
-    mask: torch.Tensor
+    places: torch.Tensor
     is_causal: bool
+
+    @functools.cached_property
+    def mask(self) -> torch.Tensor:
+        """
+        Whether a query may attend to a key: to itself and to what comes before it in its row. Of shape `(num_rows, 1,
+        query_length, key_length)`, and made where an attention function asks for it.
+        """
+        return torch.arange(self.keys.shape[1], device=self.keys.device) <= self.places[:, None, :, None]
 
     @classmethod
     def from_paths(cls, paths: list[np.ndarray], num_new: np.ndarray, device: torch.device) -> "Branches":
@@ -43,8 +51,8 @@ class Branches:
         firsts = lengths - num_new
         places = np.minimum(firsts[:, None] + np.arange(num_new.max()), lengths[:, None] - 1)  # of queries, in rows
         queries = np.take_along_axis(keys, places, axis=1)
-        mask = np.arange(lengths.max()) <= places[:, None, :, None]
-        return cls(*(torch.from_numpy(array).to(device) for array in (queries, keys, mask)), bool((firsts == 0).all()))
+        tensors = (torch.from_numpy(array).to(device) for array in (queries, keys, places))
+        return cls(*tensors, is_causal=bool((firsts == 0).all()))
 
 
 @dataclass
@@ -63,12 +71,29 @@ class PackedRows:
             The packed tokens, in groups of rows with about as many new tokens each.
         order (`torch.LongTensor` of shape `(num_packed,)`):
             Where in the flattened and concatenated queries of `branches` each packed token is.
+        paths (`list[tuple[int, np.ndarray]]`):
+            Of each row with new tokens how many they are, and the packed positions of the whole row, in packed order.
     """
 
     source: torch.Tensor
     unpack: torch.Tensor
     branches: list[Branches]
     order: torch.Tensor
+    paths: list[tuple[int, np.ndarray]] = field(default_factory=list)
+
+    @functools.cached_property
+    def variable_lengths(self) -> tuple[torch.Tensor, dict]:
+        """
+        The rows in one call of variable lengths, whose queries are the packed tokens as they are: the packed positions
+        of its keys, which are the rows' paths one after the other, and where rows begin, as transformers names it.
+        """
+        lengths = {"q": [number for number, _ in self.paths], "k": [len(path) for _, path in self.paths]}
+        settings = {f"max_length_{side}": max(of_side) for side, of_side in lengths.items()}
+        for side, of_side in lengths.items():
+            starts = torch.tensor([0, *np.cumsum(of_side)], dtype=torch.int32)
+            settings[f"cu_seq_lens_{side}"] = starts.to(self.source.device)
+        keys = torch.from_numpy(np.concatenate([path for _, path in self.paths]))
+        return keys.to(self.source.device), settings
 
     @property
     def shape(self) -> torch.Size:
@@ -112,7 +137,7 @@ class PackedRows:
         device = codes.device
         branches, order = group_paths(paths, num_packed, device)
         source = torch.from_numpy(np.concatenate(source)).to(device)
-        return cls(source, torch.from_numpy(unpack).to(device), branches, order.to(device))
+        return cls(source, torch.from_numpy(unpack).to(device), branches, order.to(device), paths)
 
 
 def group_paths(

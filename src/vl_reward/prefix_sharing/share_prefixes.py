@@ -20,8 +20,10 @@ import logging
 
 import torch
 from torch import nn
+from transformers.utils.generic import is_flash_attention_requested
 
 from ..models.families import BACKBONES, FAMILIES, family_of
+from .flash_attention import register_flash_attention
 from .packed_rows import ATTENTION, PREFIX
 from .shared_forward import shared_forward
 
@@ -65,7 +67,7 @@ def is_wrapped(module: nn.Module) -> bool:
 
 
 def shares_prefixes(model: nn.Module) -> bool:
-    """Whether a model computes what rows have in common once: not under flash attention, whatever was asked for."""
+    """Whether a model computes what rows have in common once: not under every attention, whatever was asked for."""
     backbones = [module for module in model.modules() if isinstance(module, BACKBONES) and is_wrapped(module)]
     return any(backbone.language_model.config._attn_implementation.startswith(PREFIX) for backbone in backbones)
 
@@ -77,9 +79,10 @@ def share_prefixes(model: nn.Module) -> nn.Module:
     rounding. Generation is left as it is. A forward pass that shares returns no cache: ask for one with
     `use_cache=True`, and the pass is the plain one.
 
-    Sharing works with `attn_implementation` `"sdpa"` and `"eager"`. With any other it stays off, with a warning:
-    flash_attention_2 knows no rows that branch, and flex_attention, which could, is refused for these families
-    by transformers 5.23 itself (huggingface/transformers#34809).
+    Sharing works with `attn_implementation` `"sdpa"`, `"eager"`, `"flash_attention_2"` and later ones, and the flash
+    attentions of the hub (`"kernels-community/flash-attn2"`). With any other it stays off, with a warning:
+    flex_attention, which could, is refused for these families by transformers 5.23 itself
+    (huggingface/transformers#34809).
 
     Args:
         model (`nn.Module`):
@@ -108,12 +111,15 @@ def share_prefixes(model: nn.Module) -> nn.Module:
     for backbone in backbones:
         family, text_config = family_of(backbone.config), backbone.language_model.config
         implementation = text_config._attn_implementation.removeprefix(PREFIX)
+        is_flash = is_flash_attention_requested(requested_attention_implementation=implementation)
+        if is_flash:
+            register_flash_attention(implementation)
         if (reason := family.why_not_shared(text_config)) is not None:
             logger.warning(f"Prefixes are not shared: this decoder has {reason}, which know no rows that branch.")
-        elif implementation not in ATTENTION:
+        elif not (is_flash or implementation in ATTENTION):
             logger.warning(
                 f"Prefixes are not shared with attn_implementation {implementation!r}: rows that branch off a common "
-                f"prompt are attended to with {' or '.join(ATTENTION)}."
+                f"prompt are attended to with {', '.join(ATTENTION)} or flash attention."
             )
         else:
             text_config._attn_implementation = PREFIX + implementation
