@@ -19,7 +19,7 @@ from vl_reward.curation import (
     PairInspection,
     PreferenceSource,
 )
-from vl_reward.curation.inspection import inspect_images
+from vl_reward.curation.inspection import Signatures, inspect_images
 from vl_reward.curation.pair import PAIR_FEATURES, build_pair
 from vl_reward.curation.steps.decontamination import benchmark_row_ids
 from vl_reward.curation.steps.duplicates import contradictions, duplicates
@@ -106,12 +106,24 @@ def test_contradictions_and_duplicates():
     assert duplicates(keys) == {2: 0, 5: 4}
 
 
+def test_signatures_stay_in_their_file(tmp_path):
+    """2,500 rows are three chunks of it."""
+    rows = np.arange(2500 * 128, dtype=np.uint32).reshape(2500, 128)
+    inspected = Dataset.from_dict({"signature": [row.tobytes() for row in rows]}).map(
+        lambda row: row, cache_file_name=str(tmp_path / "inspected.arrow")
+    )
+    signatures = Signatures(inspected)
+    assert signatures.column.num_chunks == 3
+    assert all((signatures[i] == rows[i]).all() for i in (0, 999, 1000, 2499))
+    assert not signatures[0].flags.owndata
+
+
 def near(rows, images, min_similarity=0.65, max_hamming_distance=4):
     """[`near_duplicates`] of texts."""
     return near_duplicates(
         [words_key(prompt) for prompt, _, _ in rows],
         [tuple(map(text_key, responses)) for _, *responses in rows],
-        np.stack([signature(*responses) for _, *responses in rows]),
+        lambda i: signature(*rows[i][1:]),
         images,
         lambda i: tuple(map(shingles, rows[i][1:])),
         min_similarity,

@@ -147,6 +147,20 @@ class PairInspection:
         )
 
 
-def signatures(inspected: Dataset) -> np.ndarray:
-    """All signatures as an array of shape `(n, 128)`, `uint32`."""
-    return np.stack([np.frombuffer(value, np.uint32) for value in inspected["signature"]])
+class Signatures:
+    """
+    The signatures that [`PairInspection`] wrote, each read where it is asked for: a million take half a gigabyte, and
+    only those of pairs with a common prompt are looked at.
+
+    Args:
+        inspected (`Dataset`):
+            What [`PairInspection`] says of each pair, in its file.
+    """
+
+    def __init__(self, inspected: Dataset):
+        assert inspected._indices is None  # else rows of the file would not be those of the dataset
+        self.column = inspected.data.column("signature")
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """Of shape `(128,)`, `uint32`."""
+        return np.frombuffer(self.column[i].as_buffer(), np.uint32)

@@ -9,7 +9,7 @@ from ..data.content_groups import group_by_content
 from ..data.messages import text_of
 from ..data.text_keys import text_key
 from .audit import CurationAudit
-from .inspection import signatures
+from .inspection import Signatures
 from .pair import PART_MESSAGES, TEXT_MESSAGES
 from .source import PreferenceSource
 from .steps.decontamination import BenchmarkContent, benchmark_row_ids
@@ -49,7 +49,7 @@ class PairCuration:
         self.columns |= {name: inspected[name][:] for name in inspected.column_names if name not in LARGE}
         hashes = self.columns["perceptual_hashes"]
         self.columns["perceptual_hashes"] = [[int(digits, 16) for digits in row] for row in hashes]
-        self.signatures = signatures(inspected)
+        self.signatures = Signatures(inspected)
         self.same_pictures = SamePictures(pairs, inspected)
         self.kept = list(range(len(pairs)))
         self.dropped: list[dict] = []
@@ -119,7 +119,7 @@ class PairCuration:
         alike, opposed = near_duplicates(
             self.column("prompt_words"),
             list(zip(self.column("chosen_key"), self.column("rejected_key"), strict=True)),
-            self.signatures[kept],
+            lambda i: self.signatures[kept[i]],
             self.column("perceptual_hashes"),
             shingle_sets,
             min_similarity,

@@ -19,21 +19,28 @@ class SimilarResponses:
     Args:
         min_similarity (`float`):
             Least Jaccard similarity of the shingles of either response.
+        signatures (`Callable`):
+            Gives the [`signature`] of a pair's responses.
         shingle_sets (`Callable`):
             Gives the shingles of a pair's chosen and rejected response.
     """
 
-    def __init__(self, min_similarity: float, shingle_sets: Callable[[int], tuple[set, set]]):
-        self.min_similarity, self.shingle_sets = min_similarity, shingle_sets
+    def __init__(
+        self,
+        min_similarity: float,
+        signatures: Callable[[int], np.ndarray],
+        shingle_sets: Callable[[int], tuple[set, set]],
+    ):
+        self.min_similarity, self.signatures, self.shingle_sets = min_similarity, signatures, shingle_sets
         self.index = MinHashLSH(num_perm=NUM_PERM, params=bands(min_similarity))
         self.similar: dict[tuple, list[tuple]] = {}
         self.example: dict[tuple, int] = {}
 
-    def like(self, key: tuple, i: int, signature: np.ndarray) -> list[tuple]:
+    def like(self, key: tuple, i: int) -> list[tuple]:
         """Keys of responses like those of pair `i`, and whether the other way round. A key is looked up once."""
         if key in self.similar:
             return self.similar[key]
-        minhash, parts = as_minhash(signature), None
+        minhash, parts = as_minhash(self.signatures(i)), None
         self.similar[key], self.example[key] = [(key, False)], i
         for other in sorted(self.index.query(minhash)):
             chosen, rejected = parts = parts or self.shingle_sets(i)
@@ -60,7 +67,7 @@ def bands(min_similarity: float) -> tuple[int, int]:
 def near_duplicates(
     prompts: list[int],
     responses: list[tuple],
-    signatures: np.ndarray,
+    signatures: Callable[[int], np.ndarray],
     image_hashes: list[list[int]],
     shingle_sets: Callable[[int], tuple[set, set]],
     min_similarity: float,
@@ -76,8 +83,8 @@ def near_duplicates(
             [`words_key`] of each pair's prompt. One word may make it another question.
         responses (`list[tuple]`):
             Hashes of chosen and rejected response.
-        signatures (`np.ndarray` of shape `(n, 128)`):
-            [`signature`] of the responses of each pair.
+        signatures (`Callable`):
+            Gives the [`signature`] of a pair's responses.
         image_hashes (`list[list[int]]`):
             [`perceptual_hash`] of each image of each pair.
         shingle_sets (`Callable`):
@@ -98,11 +105,11 @@ def near_duplicates(
         groups[prompt].append(i)
     duplicates, contradictions = {}, {}
     for rows in tqdm([rows for rows in groups.values() if len(rows) > 1], desc="Near-duplicates"):
-        similar = SimilarResponses(min_similarity, shingle_sets)
+        similar = SimilarResponses(min_similarity, signatures, shingle_sets)
         members: dict[tuple, list[int]] = defaultdict(list)  # that stay, by responses and piece of the image's hash
         for i in rows:
             pieces = hash_pieces(image_hashes[i], max_hamming_distance)
-            for key, reverse in similar.like(responses[i], i, signatures[i]):
+            for key, reverse in similar.like(responses[i], i):
                 near = {j for piece in pieces for j in members.get((key, piece), ())}
                 near = sorted(j for j in near if alike(image_hashes[i], image_hashes[j], max_hamming_distance))
                 match = min(same_pictures(i, near), default=None)
