@@ -3,12 +3,20 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from servers import ENGINE, PATIENCE, POOLING
+from servers import CHECKPOINTS, ENGINE, PATIENCE, POOLING
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from vl_reward import RewardScorer, ServerScorer
+from vl_reward import (
+    Qwen3VLForSequenceClassification,
+    ResponseSampler,
+    RewardScorer,
+    SamplingParameters,
+    ServerScorer,
+)
 from vl_reward.data.encoding import load_images, render
 from vl_reward.data.messages import as_messages
 from vl_reward.inference.probes import Probes
+from vl_reward.inference.vllm_sampler import VLLMSampler
 from vl_reward.models.exported_checkpoint import ExportedCheckpoint
 from vl_reward.tiny.digits import compose, compose_text
 from vl_reward.tiny.preferences import corrupted_pairs
@@ -121,3 +129,26 @@ def test_a_wrong_server_is_refused(change, flags, reason, exported, serve, copie
     with pytest.raises(ValueError, match=reason):
         ServerScorer(server.url, str(exported))
     server.kill()
+
+
+def test_qwen3_vl_is_served_and_sampled(serve, tmp_path, conversations):
+    source, native, exported = CHECKPOINTS / "qwen3_vl/policy", tmp_path / "native", tmp_path / "exported"
+    model = Qwen3VLForSequenceClassification.from_pretrained(source, dtype="float32")
+    model.score.weight.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
+    model.save_pretrained(native)
+    processor = AutoProcessor.from_pretrained(source)
+    processor.save_pretrained(native)
+    ExportedCheckpoint(str(native), "vllm").write(exported)
+    here = RewardScorer.from_pretrained(str(exported))
+    Probes.measured_by(here, "float32").save(exported)
+    columns = [list(column) for column in zip(*conversations, strict=True)]
+    expected = here(*columns)
+    assert torch.tensor(expected).std() > 0.5
+    server = serve(exported, *POOLING).wait()
+    assert ServerScorer(server.url, str(exported), patience=PATIENCE)(*columns) == pytest.approx(expected, abs=1e-4)
+    server.kill()
+    policy = AutoModelForImageTextToText.from_pretrained(source, dtype="float32")
+    greedy = SamplingParameters(max_new_tokens=12, temperature=0.0)
+    prompts, images = [row[0] for row in conversations[::4]], [row[2] for row in conversations[::4]]
+    sampled = VLLMSampler(str(source), processor, greedy, dtype="float32", engine_kwargs=ENGINE)(prompts, images)
+    assert sampled == ResponseSampler(policy, processor, greedy)(prompts, images)
