@@ -52,6 +52,8 @@ def freeze(model, model_args):
 
 
 def main(script_args, training_args, model_args):
+    if script_args.reward_model is None:
+        raise ValueError("`reward_model` must be given: it scores the samples. `--reward_model ...` names it.")
     set_seed(training_args.seed)
     if model_args.estimate:
         arguments = (training_args, model_args, freeze, script_args.reward_model)
