@@ -3,7 +3,7 @@ Train the two language models of the embedded world from scratch, with TRL's `SF
 
 - `base`: answers at least nine of ten held-out questions; stands in for Qwen2.5-VL-7B-Instruct or Qwen3-VL-8B-Instruct,
   and the reward model starts from it.
-- `policy`: an earlier checkpoint of the same run, correct on roughly six of ten; MPO has to improve it.
+- `policy`: an earlier checkpoint of the same run, correct on six to seven of ten; MPO has to improve it.
 
 Both are kept in `checkpoints/` beside this file, with their measured accuracy. To build them again, in about 15 minutes
 a family on 2 cores:
@@ -32,7 +32,7 @@ from .digits import compose, compose_text, respond
 from .processor import build_processor
 
 
-POLICY_STEP = {"qwen2_5_vl": 540, "qwen3_vl": 380}  # where six of ten answers are correct
+POLICY_STEP = {"qwen2_5_vl": 540, "qwen3_vl": 500}
 
 
 def conversations():
