@@ -38,7 +38,7 @@ from PIL import Image  # noqa: E402
 from vllm import LLM  # noqa: E402
 
 from vl_reward import Qwen2_5_VLForSequenceClassification, RewardScorer  # noqa: E402
-from vl_reward.data.encoding import render  # noqa: E402
+from vl_reward.data.encoding import count_visual_tokens, render  # noqa: E402
 from vl_reward.data.messages import as_messages  # noqa: E402
 from vl_reward.models.exported_checkpoint import ExportedCheckpoint  # noqa: E402
 from vl_reward.tiny.base import build_config  # noqa: E402
@@ -55,6 +55,7 @@ WORDS = "the digit on the left is larger than the one on the right so the answer
 def build_model(folder: Path) -> None:
     """A random reward model with its processor."""
     processor = build_processor()
+    processor.image_processor.size["longest_edge"] = 1280 * 28 * 28  # the embedded world's images are smaller
     config = build_config(processor.tokenizer)
     for part, values in ((config.text_config, TEXT), (config.vision_config, {**VISION, "out_hidden_size": 512})):
         for name, value in values.items():
@@ -119,7 +120,15 @@ def measure(scorer: RewardScorer, llm: LLM, k: int, args) -> dict:
         [b / a for a, b in zip(*pair, strict=True)] for pair in zip(seconds["ours"], seconds["vllm"], strict=True)
     ]
     cpu, wall = (statistics.median(ratio[i] for ratio in ratios) for i in range(2))
-    return {"k": k, "ratio_cpu": cpu, "ratio_wall": wall, "largest_difference": largest, "seconds": seconds}
+    tokens = count_visual_tokens(scorer.processor, "row", rows[0]["images"])
+    return {
+        "k": k,
+        "visual_tokens": tokens,
+        "ratio_cpu": cpu,
+        "ratio_wall": wall,
+        "largest_difference": largest,
+        "seconds": seconds,
+    }
 
 
 def plot(cells: list[dict], path: Path) -> None:

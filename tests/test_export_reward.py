@@ -122,6 +122,9 @@ def test_what_is_no_whole_reward_model_is_refused(native, policy_path, tmp_path)
         ExportedCheckpoint(str(tmp_path / "empty"), "vllm")
     with pytest.raises(ValueError, match="is the source"):
         ExportedCheckpoint(str(native), "vllm").write(native)
+    ExportedCheckpoint(str(native), "value_head").write(tmp_path / "twice")
+    with pytest.raises(ValueError, match="which would stay beside the export"):
+        ExportedCheckpoint(str(native), "native").write(tmp_path / "twice")
     file = sorted(native.glob("model-*.safetensors"))[0]
     tensors = load_file(file)
     tensors.pop(next(name for name in tensors if ".score" not in name))

@@ -126,10 +126,19 @@ class ExportedCheckpoint:
         return native
 
     def write(self, output_dir: str | Path) -> None:
-        """Write the checkpoint with its configuration and processor."""
+        """
+        Write the checkpoint with its configuration and processor.
+
+        Raises:
+            ValueError: If the folder holds weights already, or the source lacks some, or has others.
+        """
         folder, weight_map, total = Path(output_dir), {}, 0
         if folder.resolve() == self.source.resolve():
             raise ValueError(f"`output_dir` is the source, {folder}, whose weights would be lost. Name another folder.")
+        if old := sorted(path.name for path in folder.glob("*.safetensors")):
+            raise ValueError(
+                f"{folder} holds {old[0]}, which would stay beside the export. Delete it, or name another."
+            )
         self._check_complete()
         folder.mkdir(parents=True, exist_ok=True)
         for file in self.files:
