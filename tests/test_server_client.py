@@ -24,7 +24,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """Answers each request as `server.script` says for it, and counts how many it has at a time."""
 
     def do_GET(self):
-        models = [{"id": "policy", "object": "model", "max_model_len": self.server.limit}]
+        limit = {} if self.server.limit is None else {"max_model_len": self.server.limit}
+        models = [{"id": "policy", "object": "model", **limit}]
         self.reply(200, {"object": "list", "data": models})
 
     def do_POST(self):
@@ -147,6 +148,8 @@ def test_requests_go_to_whichever_server_has_room(start):
     with client.asking() as ask:
         results([ask(client.post, f"row {i}", "/classify", {}) for i in range(12)])
     assert len(slow.bodies) + len(fast.bodies) == 12 and len(slow.bodies) <= 2
+    with pytest.raises(ValueError, match="does not say how many tokens its model takes"):
+        ServerClient(start(limit=None).url, 1)
     with pytest.raises(ValueError, match="All servers of a run have to serve the same model alike"):
         ServerClient([slow.url, start(limit=99).url], 1)
 

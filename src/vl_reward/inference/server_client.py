@@ -115,14 +115,23 @@ class ServerClient:
 
 
 def served(client: openai.OpenAI) -> dict[str, int]:
-    """The names that a server serves its model under, each with the number of tokens that it takes."""
+    """
+    The names that a server serves its model under, each with the number of tokens that it takes.
+
+    Raises:
+        ConnectionError: If it does not answer, or with an error.
+        ValueError: If it says no number.
+    """
     url = str(client.base_url).rstrip("/")
     try:
-        return {model.id: model.max_model_len for model in client.models.list().data}
+        limits = {model.id: model.to_dict().get("max_model_len") for model in client.models.list().data}
     except openai.APIStatusError as error:
         raise ConnectionError(f"{url} answered {error.status_code}: {error.response.text[:500]}") from error
     except openai.APIError as error:
         raise ConnectionError(f"{url} does not answer ({error}) Is `vllm serve` running there?") from error
+    if None in limits.values():
+        raise ValueError(f"{url} does not say how many tokens its model takes, as vLLM does. Is it another server?")
+    return limits
 
 
 def results(futures: list[Future], description: str = "") -> list:

@@ -1,5 +1,6 @@
 """A reward model that vLLM servers run, as a function from prompts, responses and images to scores."""
 
+import math
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -114,7 +115,5 @@ class ServerScorer(ResponseScorer):
         answer = client.post(name, "/classify", body)
         probs = answer["data"][0]["probs"]
         if len(probs) != 1:
-            raise ValueError(
-                f"{name}: the server gives {len(probs)} values, and a reward model has one. Is it another?"
-            )
-        return answer["usage"]["prompt_tokens"], probs[0]
+            raise ValueError(f"{name}: the server gives {len(probs)} values, and a reward model gives one.")
+        return answer["usage"]["prompt_tokens"], math.nan if probs[0] is None else probs[0]  # JSON has no NaN
