@@ -161,7 +161,7 @@ def test_fifty_kills_give_the_bytes_of_one_clean_run(worlds, name, tmp_path):
         "log_probs": {"model": policy, "dataset": folder / "pairs"},
     }[name]
     types = {
-        "sample_responses": "SampleArguments,SamplingParameters,VisionModelConfig",
+        "sample_responses": "SampleArguments,SamplingEngineArguments,SamplingParameters,VisionModelConfig",
         "label_preferences": "LabelArguments,RewardModelConfig",
         "evaluate_judge": "JudgeArguments,SamplingParameters,VisionModelConfig",
         "evaluate_reward": "RewardEvaluationArguments,RewardModelConfig",

@@ -14,7 +14,7 @@ from transformers.integrations.flash_attention import get_target_dtype
 from transformers.masking_utils import flash_attention_mask
 from transformers.modeling_flash_attention_utils import _flash_attention_forward
 
-from .packed_rows import PREFIX, PackedRows
+from .packed_rows import PREFIX, PackedRows, packed_mask
 
 
 def packed_flash_attention(name, module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -47,4 +47,4 @@ def packed_flash_attention(name, module, query, key, value, attention_mask, scal
 def register_flash_attention(name: str) -> None:
     """Make `PREFIX + name` known to transformers, for a flash attention or a kernel of the hub of this name."""
     AttentionInterface.register(PREFIX + name, functools.partial(packed_flash_attention, name))
-    AttentionMaskInterface.register(PREFIX + name, flash_attention_mask)
+    AttentionMaskInterface.register(PREFIX + name, functools.partial(packed_mask, flash_attention_mask))
