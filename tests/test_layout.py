@@ -10,6 +10,7 @@ PACKAGE = ROOT / "src/vl_reward"
 # Each folder may import from those of the lines below its own, and from itself.
 FLOORS = [
     ["tiny"],
+    ["report"],
     ["labelling", "preflight", "training"],
     ["curation", "inference"],
     ["benchmarks", "memory"],

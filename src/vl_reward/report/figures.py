@@ -1,0 +1,79 @@
+"""The plots of the page, as SVG that takes the page's colours."""
+
+import io
+import re
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+
+INK = "#010203"  # drawn nowhere else: it becomes the page's text colour, which is another one in the dark
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "text.parse_math": False,  # names of runs and files may hold dollar signs
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+}
+SIZE = (4.2, 2.7)
+
+
+def svg(figure: Figure) -> Markup:
+    """Inline SVG: without its prologue, its metadata and the addresses of its name spaces."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'\s(xmlns(:xlink)?|id)="(http[^"]*|(figure|axes|text|patch|line2d|xtick|ytick)[^"]*)"', "", text)
+    return Markup(text.replace(INK, "currentColor"))
+
+
+def axes(x: str, y: str):
+    figure = Figure(figsize=SIZE, layout="constrained")
+    ax = figure.subplots()
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    return figure, ax
+
+
+@matplotlib.rc_context(STYLE)
+def curve(lines: dict[str, tuple[list, list]], x: str, y: str, marker: str = "") -> Markup:
+    """One line per name."""
+    figure, ax = axes(x, y)
+    for name, (xs, ys) in lines.items():
+        ax.plot(xs, ys, label=name.lstrip("_"), linewidth=1.4, marker=marker, markersize=4)
+    if len(lines) > 1:
+        ax.legend(frameon=False)
+    return svg(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def bars(names: list[str], values: list[float], x: str) -> Markup:
+    """Horizontal bars, the first on top."""
+    figure, ax = axes(x, "")
+    ax.bar_label(ax.barh(names, values, color="#3b82c4"), padding=2, fmt="%g")
+    ax.invert_yaxis()
+    return svg(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def reward_by_length(lines: list[dict]) -> Markup:
+    """Reward of chosen and rejected responses against their length."""
+    figure, ax = axes("response length", "reward")
+    for place, (name, color) in enumerate({"chosen": "#3b82c4", "rejected": "#d97706"}.items()):
+        points = [(line["lengths"][place], line["scores"][place]) for line in lines[:2000]]
+        ax.scatter(*zip(*points, strict=True), s=6, alpha=0.35, linewidths=0, color=color, label=name)
+    ax.legend(frameon=False)
+    return svg(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def calibration_plot(bins: list[dict]) -> Markup:
+    """How often the preferred response was right, against the probability that its gap says."""
+    figure, ax = axes("probability that the gap says", "share that was right")
+    ax.plot([0.5, 1], [0.5, 1], color="#888888", linewidth=1, linestyle="--")
+    ax.plot([b["said"] for b in bins], [b["was"] for b in bins], marker="o", markersize=4, color="#3b82c4")
+    return svg(figure)

@@ -1,0 +1,121 @@
+"""What the page shows of one run, part by part."""
+
+from . import figures
+from .measures import best_of_n, calibration, changes
+from .run_files import STEPS, RunFiles
+
+
+CURVES = ("loss", "accuracy", "margin", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins")
+EXAMPLES = 50
+
+
+def section_data(run: RunFiles) -> dict:
+    """All parts of one run; those whose files are missing are empty."""
+    return {
+        "name": run.name,
+        "pipeline": pipeline(run),
+        "training": training(run),
+        "reward": reward(run),
+        "policy": policy(run),
+        "changes": changes(run),
+        "labels": run.json("label_preferences/labels.json"),
+        "refused": refused(run),
+        "audits": audits(run),
+        "provenance": provenance(run),
+    }
+
+
+def pipeline(run: RunFiles) -> dict:
+    record = run.json("demo.json")
+    seconds = record.get("seconds", {})
+    steps = [
+        {"step": step, "reads": reads, "writes": writes, "seconds": seconds.get(step)}
+        for step, (reads, writes) in STEPS.items()
+        if step in seconds or (run.folder / step).is_dir()
+    ]
+    picture = figures.bars(list(seconds), list(seconds.values()), "seconds") if seconds else None
+    return {"steps": steps, "picture": picture}
+
+
+def training(run: RunFiles) -> dict:
+    """Curves of `log_history`, and the numbers at the end."""
+    plots = []
+    for step, history in run.histories.items():
+        for name in CURVES:
+            lines = {}
+            for key in (name, f"eval_{name}"):
+                points = [(log["step"], log[key]) for log in history if isinstance(log.get(key), int | float)]
+                if points:
+                    lines[key] = tuple(zip(*points, strict=True))
+            if lines:
+                plots.append((f"{step}: {name}", figures.curve(lines, "step", name)))
+    names = ("reward_stage1", "reward_stage2", "mpo")
+    ends = {step: run.json(f"{step}/all_results.json") for step in names if (run.folder / step).is_dir()}
+    return {"plots": plots, "ends": {step: end for step, end in ends.items() if end}}
+
+
+def reward(run: RunFiles) -> dict:
+    results = run.json("evaluate_reward/results.json")
+    lines = run.pair_scores
+    bins = calibration(lines)
+    with_lengths = [line for line in lines if line.get("lengths")]
+    return {
+        "results": results,
+        "bins": bins,
+        "calibration": figures.calibration_plot(bins) if bins else None,
+        "by_length": figures.reward_by_length(with_lengths) if with_lengths else None,
+    }
+
+
+def policy(run: RunFiles) -> dict:
+    results = {step: run.json(f"{step}/results.json") for step in ("evaluate_policy", "evaluate_mpo")}
+    points = best_of_n(run.lines("evaluate_policy/responses.jsonl"))
+    lines = {
+        name: ([point["n"] for point in points], [point[key] for point in points])
+        for key, name in (("pass", "pass@n"), ("best", "best of n"), ("mean", "mean of n"))
+    }
+    plot = figures.curve(lines, "n", "accuracy", marker="o") if points else None
+    return {"results": {step: found for step, found in results.items() if found}, "points": points, "plot": plot}
+
+
+def refused(run: RunFiles) -> list[dict]:
+    """Rows that a recipe could not use, each with its reason."""
+    paths = sorted(run.folder.glob("*/refused.jsonl"))
+    if not paths:
+        run.missing.add("*/refused.jsonl")
+    rows = {path.parent.name: run.lines(f"{path.parent.name}/refused.jsonl") for path in paths}
+    return [{"step": step, "rows": len(found), "first": found[:EXAMPLES]} for step, found in rows.items()]
+
+
+def audits(run: RunFiles) -> list[dict]:
+    """The funnel of each data set that `prepare_preferences` made."""
+    paths = [*run.folder.glob("audit.json"), *sorted(run.folder.glob("*/audit.json"))]
+    if not paths:
+        run.missing.add("*/audit.json")
+    found = []
+    for path in paths:
+        audit = run.json(str(path.relative_to(run.folder)))
+        steps = [{"step": "sources", "pairs": sum(source["pairs"] for source in audit["sources"].values()), "why": {}}]
+        for step in audit["steps"]:
+            why: dict[str, int] = {}
+            for source in step["sources"].values():
+                for reason, count in source["dropped"].items():
+                    why[reason] = why.get(reason, 0) + count
+            steps.append({"step": step["step"], "pairs": step["out"], "why": why})
+        plot = figures.bars([step["step"] for step in steps], [step["pairs"] for step in steps], "pairs that stay")
+        found.append({"folder": path.parent.name, "steps": steps, "plot": plot})
+    return found
+
+
+def provenance(run: RunFiles) -> dict:
+    """Versions, seeds and fingerprints, each with the file that says so."""
+    found = {f"results.json: {name}": value for name, value in run.json("results.json").get("versions", {}).items()}
+    wanted = {
+        "demo.json": ("seed", "family"),
+        "sample_responses/sampling.json": ("seed", "engine", "model", "fingerprint", "temperature", "num_generations"),
+        "label_preferences/labels.json": ("reward_model", "reward_fingerprint"),
+    }
+    for file, keys in wanted.items():
+        found |= {f"{file}: {key}": value for key, value in run.json(file).items() if key in keys}
+    settings = run.json("label_preferences/labels.json").get("settings", {})
+    return found | {f"label_preferences/labels.json: {key}": settings[key] for key in ("seed",) if key in settings}

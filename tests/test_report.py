@@ -1,0 +1,222 @@
+"""The report: its numbers are those of the run's files, and texts of models and data stay text."""
+
+import json
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from datasets import Dataset, DatasetDict
+from PIL import Image
+
+from vl_reward.report import write_report
+from vl_reward.report.gallery import most_telling
+from vl_reward.report.measures import best_of_n, calibration
+
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u202eevil\u0000\" onload='x' &amp;"
+SHOWN = HOSTILE.replace("\u202e", "⟨U+202E⟩").replace("\0", "⟨U+0000⟩")
+
+
+class Page(HTMLParser):
+    """Elements, their attributes, the text of each script, and the cells of each table by its class or id."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.elements, self.scripts, self.values, self.texts = [], [], {}, []
+        self.table, self.kind = None, None
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.elements.append((tag, attributes))
+        self.kind = tag
+        if tag == "table":
+            self.table = attributes.get("class") or attributes.get("id")
+        if tag == "td" and "data-value" in attributes:
+            self.values.setdefault(self.table, []).append(float(attributes["data-value"]))
+
+    def handle_data(self, data):
+        (self.scripts if self.kind == "script" else self.texts).append(data)
+
+    def handle_endtag(self, tag):
+        self.kind = None
+
+
+def message(role, text):
+    return [{"role": role, "content": text}]
+
+
+def write_lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_json(path, data):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data))
+
+
+def make_run(folder, text="I see 1. Answer: 1"):
+    """What the recipes would leave, of four prompts."""
+    ids, images = ["a", "b", "c", "d"], [[Image.new("RGB", (200, 100), color)] for color in ("red", "blue") * 2]
+    asked = {"id": ids, "prompt": [message("user", text)] * 4, "images": images}
+    prompts = Dataset.from_dict(asked | {"answer": ["1", "2", "3", "4"]})
+    DatasetDict({"test": prompts}).save_to_disk(folder / "prompts")
+    candidates = Dataset.from_dict({"id": ids, "answer": ["1", "2", "3", "4"]})
+    candidates.save_to_disk(folder / "sample_responses/candidates")
+    pairs = asked | {
+        "chosen": [message("assistant", reply) for reply in ("Answer: 1", "Answer: 9", "Answer: 3", text)],
+        "rejected": [message("assistant", reply) for reply in ("Answer: 9", "Answer: 2", "Answer: 8", "Answer: 9")],
+    }
+    scores = {"score_chosen": [2.0, 5.0, 1.0, 0.5], "score_rejected": [1.0, -1.0, 0.5, 0.25]}
+    labelled = Dataset.from_dict(pairs | scores | {"rule": ["best_vs_worst"] * 4})
+    labelled.save_to_disk(folder / "label_preferences/preferences")
+    DatasetDict({"test": Dataset.from_dict(pairs)}).save_to_disk(folder / "preferences")
+    labels = {"pairs": 4, "prompts": 7, "labelled": 3, "refused": {text: 11}, "settings": {"verifier": "exact"}}
+    write_json(folder / "label_preferences/labels.json", labels | {"reward_fingerprint": "f00d"})
+    held_out = [[1.0, -1.0], [-3.5, 0.5], [0.0, 0.0], [2.0, 1.5]]
+    write_lines(
+        folder / "evaluate_reward/scores.jsonl",
+        [{"id": i, "source": text, "scores": s, "lengths": [9, 12]} for i, s in zip(ids, held_out, strict=True)],
+    )
+    subset = {"accuracy": 0.625, "interval": [0.5, 0.75], "n": 4}
+    baseline = {"shorter_is_better": {"accuracy": 0.125, "subsets": {text: 0.375}}}
+    write_json(
+        folder / "evaluate_reward/results.json",
+        {"overall": 0.6251, "overall_interval": [0.4, 0.8], "n": 4, "subsets": {text: subset}, "baselines": baseline},
+    )
+    replies = {"policy": ["1", "2", "0", "0"], "mpo": ["1", "0", "3", "4"]}  # one lost, two gained, one right in both
+    for name, answers in replies.items():
+        lines = [{"id": i, "greedy": f"Answer: {answer}"} for i, answer in zip(ids, answers, strict=True)]
+        if name == "policy":
+            told = {"samples": ["x", "y"], "is_correct": [False, True], "scores": [1.0, 0.5]}
+            lines = [line | told for line in lines]
+        write_lines(folder / f"evaluate_{name}/responses.jsonl", lines)
+        write_json(folder / f"evaluate_{name}/results.json", {"greedy_accuracy": {"policy": 0.5, "mpo": 0.75}[name]})
+    write_lines(folder / "mpo/refused.jsonl", [{"id": text, "reason": text}])
+    history = [{"step": 1, "loss": 0.75, "rewards/chosen": 0.1}, {"step": 2, "loss": 0.5, "eval_loss": 0.625}]
+    write_json(folder / "mpo/checkpoint-2/trainer_state.json", {"log_history": history})
+    step = {"step": "length", "out": 7, "in": 9, "sources": {"s": {"in": 9, "out": 7, "dropped": {text: 2}}}}
+    write_json(folder / "prepared/audit.json", {"sources": {"s": {"pairs": 9}}, "steps": [step]})
+    write_json(folder / "demo.json", {"seed": 3, "seconds": {"mpo": 12.5}})
+    write_json(folder / "results.json", {"policy": {"mpo_accuracy": 0.7512345678}, "versions": {"trl": text}})
+    return folder
+
+
+def data_of(page):
+    return json.loads(page.scripts[0])
+
+
+def test_numbers_are_those_of_the_files(tmp_path):
+    page = Page(write_report([make_run(tmp_path / "run")], tmp_path / "report.html"))
+    assert page.values["summary"] == [0.7512345678]
+    assert page.values["accuracy"] == [0.6251, 4, 0.125, 0.625, 4, 0.375]
+    assert page.values["changes"] == [1, 1, 2, 0]  # right in both, lost, gained, wrong in both
+    assert page.values["best_of_n"] == [1, 0, 0, 0, 2, 0.5, 0, 1]
+    assert page.values["labels"] == [4, 7, 3, 11]
+    assert page.values["audit"] == [9, 7]
+    assert page.values["evaluate_mpo"] == [0.75]
+    assert "mpo: loss" in page.texts and "mpo: rewards/chosen" in page.texts and "f00d" in page.texts
+    assert not any("results.json says" in text for text in page.texts)  # the recount of correct responses agrees
+
+
+def test_gallery_holds_every_pair_with_its_verdict(tmp_path):
+    page = Page(write_report([make_run(tmp_path / "run")], tmp_path / "report.html"))
+    rows = {(row["kind"], row["id"]): row for row in data_of(page)["rows"]}
+    assert len(rows) == 8 and len(data_of(page)["pictures"]) == 2  # red and blue, each once
+    assert {i: rows["labelled", i]["correct"] for i in "abcd"} == {"a": True, "b": False, "c": True, "d": None}
+    assert {i: rows["held-out", i]["correct"] for i in "abcd"} == {"a": True, "b": False, "c": None, "d": True}
+    wrong = rows["labelled", "b"]
+    assert (wrong["chosen"], wrong["rejected"], wrong["words"]) == ("Answer: 9", "Answer: 2", ["wrong", "right"])
+    assert (wrong["scores"], wrong["margin"]) == ([5.0, -1.0], 6.0)
+    assert rows["held-out", "b"]["margin"] == -4.0 and rows["held-out", "b"]["rejected"] == "Answer: 2"
+
+
+def test_hostile_texts_stay_text(tmp_path):
+    plain = Page(write_report([make_run(tmp_path / "run")], tmp_path / "plain.html"))
+    page = Page(write_report([make_run(tmp_path / "bad", HOSTILE)], tmp_path / "report.html"))
+    assert [tag for tag, _ in page.elements] == [tag for tag, _ in plain.elements]
+    assert [set(found) for _, found in page.elements] == [set(found) for _, found in plain.elements]
+    html = (tmp_path / "report.html").read_text()
+    assert "\u202e" not in html and "\0" not in html
+    assert SHOWN in page.texts
+    assert {row["prompt"] for row in data_of(page)["rows"]} == {SHOWN}
+
+
+def test_long_lines_and_half_surrogates(tmp_path):
+    run = make_run(tmp_path / "run", "x" * 100_000)
+    write_lines(run / "mpo/refused.jsonl", [{"id": "\ud800", "reason": "half"}])
+    page = Page(write_report([run], tmp_path / "report.html"))
+    assert {row["prompt"] for row in data_of(page)["rows"]} == {"x" * 100_000}
+    assert "⟨U+D800⟩" in page.texts
+
+
+def test_nothing_comes_from_the_network(tmp_path):
+    page = Page(write_report([make_run(tmp_path / "run")], tmp_path / "report.html"))
+    assert not any(tag in ("link", "iframe", "base", "object") for tag, _ in page.elements)
+    for _, attributes in page.elements:
+        for name in ("src", "href", "xlink:href", "action"):
+            assert attributes.get(name, "#").startswith("#")
+    html = (tmp_path / "report.html").read_text()
+    assert "http://" not in html and "https://" not in html and "@import" not in html
+
+
+def test_an_empty_run_names_what_is_missing(tmp_path):
+    (tmp_path / "run").mkdir()
+    page = Page(write_report([tmp_path / "run"], tmp_path / "report.html"))
+    assert data_of(page) == {"rows": [], "pictures": []}
+    missing = {"evaluate_reward/results.json", "label_preferences/labels.json", "*/audit.json", "*/refused.jsonl"}
+    assert missing <= {*page.texts}
+
+
+def test_runs_stand_side_by_side(tmp_path):
+    runs = [make_run(tmp_path / "one"), make_run(tmp_path / "two")]
+    write_json(runs[1] / "results.json", {"policy": {"mpo_accuracy": 0.5}})
+    page = Page(write_report(runs, tmp_path / "report.html"))
+    assert page.values["summary"] == [0.7512345678, 0.5]
+    with pytest.raises(ValueError, match="given twice"):
+        write_report([runs[0], runs[0]], tmp_path / "twice.html")
+    with pytest.raises(ValueError, match="is no folder"):
+        write_report([tmp_path / "none"], tmp_path / "none.html")
+
+
+def test_errors_come_first_when_the_gallery_is_cut():
+    rows = [{"correct": n % 5 != 0, "margin": float(n)} for n in range(100)]
+    found = most_telling(rows, 30)
+    assert [row["margin"] for row in found[:20]] == [float(n) for n in range(95, -1, -5)]
+    assert len({row["margin"] for row in found}) == 30
+    assert [row["margin"] for row in most_telling(rows, 3)] == [95.0, 90.0, 85.0]
+
+
+def test_calibration_says_the_odds_of_bradley_terry():
+    lines = [{"scores": [gap, 0.0]} for gap in [1.0, 1.0, 1.0, -1.0] * 8]
+    bins = calibration(lines)
+    assert [found["pairs"] for found in bins] == [4] * 8
+    assert all(abs(found["said"] - 0.7310585786300049) < 1e-12 for found in bins)
+    assert sum(found["was"] * 4 for found in bins) == 24
+    assert calibration([{"scores": [0.0, 0.0]}]) == [{"gap": 0.0, "said": 0.5, "was": 0.5, "pairs": 1}]
+
+
+def test_best_of_n_takes_the_best_score():
+    lines = [
+        {"samples": ["a", "b", "c"], "is_correct": [False, True, False], "scores": [None, 1.0, 3.0]},
+        {"samples": ["a", "b", "c"], "is_correct": [False, False, True], "scores": [0.0, -1.0, 3.0]},
+    ]
+    assert best_of_n(lines) == [
+        {"n": 1, "mean": 0.0, "best": 0.0, "pass": 0.0},
+        {"n": 2, "mean": 0.25, "best": 0.5, "pass": 0.5},
+        {"n": 3, "mean": pytest.approx(1 / 3), "best": 0.5, "pass": 1.0},
+    ]
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+def test_chromium_draws_the_gallery_without_errors(tmp_path):
+    page = write_report([make_run(tmp_path / "run", HOSTILE)], tmp_path / "report.html")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    options += ["--enable-logging=stderr", "--window-size=1440,1400", "--virtual-time-budget=2000", "--dump-dom"]
+    done = subprocess.run(["chromium", *options, page.as_uri()], capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    (tmp_path / "drawn.html").write_text(done.stdout)
+    drawn = [found for tag, found in Page(tmp_path / "drawn.html").elements if found.get("role") == "option"]
+    assert len(drawn) == 8
