@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+from ..report import write_report
 from .architectures import FAMILIES
 
 
@@ -131,6 +132,7 @@ def main():
         for key, value in results[group].items():
             print(f"  {key:<32}{value:>8.3f}" if isinstance(value, float) else f"  {key:<32}{value:>8,}")
     print(f"\n{sum(done['seconds'].values()) / 60:.1f} minutes. Written to {out / 'results.json'}")
+    print(f"To look at what is behind these numbers, open {write_report([out], out / 'report.html')}")
 
 
 if __name__ == "__main__":
