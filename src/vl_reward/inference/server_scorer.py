@@ -14,7 +14,7 @@ from ..data.messages import join_turns, text_of
 from .fingerprints import settings_fingerprint
 from .probes import Probes
 from .response_scorer import ResponseScorer
-from .server_client import ServerClient, as_openai, as_url, results
+from .server_client import RequestRefused, ServerClient, as_openai, as_url, results
 
 
 class ServerScorer(ResponseScorer):
@@ -112,7 +112,15 @@ class ServerScorer(ResponseScorer):
     def _ask(self, client: ServerClient, name: str, messages: list[dict]) -> tuple[int, float]:
         """A server's number of tokens, and its score."""
         body = {"model": self.model, "messages": messages, "add_generation_prompt": False}
-        answer = client.post(name, "/classify", body)
+        try:
+            answer = client.post(name, "/classify", body)
+        except RequestRefused as error:
+            if "not JSON compliant" not in str(error):  # what vLLM says of a score that is no number
+                raise
+            raise ValueError(
+                f"{name}: the server's score is no number: its head is lost, or its weights overflow in its dtype. "
+                "Serve the exported folder as its README.md says."
+            ) from error
         probs = answer["data"][0]["probs"]
         if len(probs) != 1:
             raise ValueError(f"{name}: the server gives {len(probs)} values, and a reward model gives one.")
