@@ -19,6 +19,7 @@ STYLE = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
 SIZE = (4.2, 2.7)
+MOST_POINTS = 2000
 
 
 def svg(figure: Figure) -> Markup:
@@ -61,10 +62,13 @@ def bars(names: list[str], values: list[float], x: str) -> Markup:
 
 @matplotlib.rc_context(STYLE)
 def reward_by_length(lines: list[dict]) -> Markup:
-    """Reward of chosen and rejected responses against their length."""
+    """Reward of chosen and rejected responses against their length, of as many pairs as a plot can show."""
     figure, ax = axes("response length", "reward")
+    step = -(-len(lines) // MOST_POINTS)
+    if step > 1:
+        ax.set_title(f"every {step}. pair of {len(lines):,}", fontsize=9)
     for place, (name, color) in enumerate({"chosen": "#3b82c4", "rejected": "#d97706"}.items()):
-        points = [(line["lengths"][place], line["scores"][place]) for line in lines[:2000]]
+        points = [(line["lengths"][place], line["scores"][place]) for line in lines[::step]]
         ax.scatter(*zip(*points, strict=True), s=6, alpha=0.35, linewidths=0, color=color, label=name)
     ax.legend(frameon=False)
     return svg(figure)

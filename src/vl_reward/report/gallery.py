@@ -128,6 +128,7 @@ def gallery_rows(run: RunFiles, limit: int, thumbnails: Thumbnails) -> tuple[lis
         for row in shown:
             pictures = [thumbnails.add(image) for image in row.pop("images", [])]
             row |= {"run": run.name, "pictures": [place for place in pictures if place is not None]}
+            row["unreadable_pictures"] = pictures.count(None)
             row["prompt"] = text_of(row.get("prompt", ""))
             del row["place"]
             rows.append(json.loads(json.dumps(row), object_hook=all_visible))

@@ -65,7 +65,10 @@ class RunFiles:
     def pair_scores(self) -> list[dict]:
         """Lines of `evaluate_reward/scores.jsonl` that hold both scores of a pair."""
         lines = self.lines("evaluate_reward/scores.jsonl")
-        return [line for line in lines if len(line["scores"] or []) == 2 and None not in line["scores"]]
+        both = [line for line in lines if len(line["scores"] or []) == 2 and None not in line["scores"]]
+        if len(both) < len(lines):
+            self.missing.add(f"evaluate_reward/scores.jsonl: both scores of {len(lines) - len(both):,} rows")
+        return both
 
     @cached_property
     def verify(self):

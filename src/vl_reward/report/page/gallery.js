@@ -25,6 +25,7 @@
       image.loading = "lazy";
       box.append(image);
     }
+    if (row.unreadable_pictures) box.append(element("span", "tag wrong", row.unreadable_pictures + " unreadable"));
     return box;
   }
 
