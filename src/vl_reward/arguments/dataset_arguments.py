@@ -1,10 +1,11 @@
 """TRL's script arguments, and the names of a dataset's columns."""
 
-import json
 from dataclasses import dataclass, field
 from typing import Literal
 
 from trl import ScriptArguments
+
+from .mappings import read_mapping
 
 
 @dataclass
@@ -26,7 +27,6 @@ class DatasetArguments(ScriptArguments):
         ValueError: If `columns` is not a mapping from names to names, or `max_refused` is no fraction.
     """
 
-    # A `dict` alone could not be given on the command line: the parser would call `dict` on the text.
     columns: dict | str | None = field(
         default=None,
         metadata={
@@ -42,12 +42,7 @@ class DatasetArguments(ScriptArguments):
     )
 
     def __post_init__(self):
-        given = self.columns
-        if isinstance(given, str):
-            try:
-                self.columns = json.loads(given)
-            except json.JSONDecodeError:
-                pass  # it is still a string, and refused
+        given, self.columns = self.columns, read_mapping(self.columns)
         if given is not None and not is_mapping_of_names(self.columns):
             raise ValueError(
                 f"`columns: {given}` is no mapping from names to names. Write `columns: {{prompt: question}}` in the "

@@ -1,8 +1,9 @@
 """What runs a model that samples or scores."""
 
-import json
 from dataclasses import dataclass, field
 from typing import Literal
+
+from .mappings import read_mapping
 
 
 SERVER_URL = "http://localhost:8000/v1"
@@ -34,12 +35,7 @@ class SamplingEngineArguments:
     )
 
     def __post_init__(self):
-        given = self.engine_kwargs
-        if isinstance(given, str):
-            try:
-                self.engine_kwargs = json.loads(given)
-            except json.JSONDecodeError:
-                pass  # it is still a string, and refused
+        given, self.engine_kwargs = self.engine_kwargs, read_mapping(self.engine_kwargs)
         if given is not None and not isinstance(self.engine_kwargs, dict):
             raise ValueError(
                 f"`engine_kwargs: {given}` is no mapping. Write `engine_kwargs: {{max_model_len: 16384}}` in the YAML, "
