@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import math
 import sys
 import threading
 import time
@@ -187,6 +188,32 @@ def test_the_first_response_to_a_prompt_goes_ahead_of_the_others(start, exported
     assert asked[0] == "a" and sorted(asked) == ["a", "b", "c"]
     with pytest.raises(ValueError, match="completion 0 has 25 tokens at http.* and 27 by the processor of the export"):
         scorer(["six"], ["a+b"])
+
+
+def test_the_likely_reason_is_named(exported):
+    probes = Probes.load(exported[0])
+    tokens = [probe["prompt_tokens"] for probe in probes.probes]
+    for right in (0.05, 4.0):
+        for probe in probes.probes:
+            probe["score"] = right
+        for score, reason in (
+            (0.0, "head is lost"),
+            (right + 3, "head is lost"),
+            (1 / (1 + math.exp(-right)), "sigmoid"),
+            (right + 0.02 * max(1, right), "another dtype"),
+            (math.nan, "another dtype"),
+        ):
+            with pytest.raises(ValueError, match=f"http://server gives the text probe .*{reason}"):
+                probes.check_server([(tokens[0], score), (tokens[1], right)], "http://server")
+    probes.check_server([(n, right + 1e-4) for n in tokens], "http://server")
+    with pytest.raises(ValueError, match="the image probe as 9 tokens.* pixel budget is another"):
+        probes.check_server([(tokens[0], right), (9, right)], "http://server")
+
+
+def test_a_score_that_is_no_number_names_the_lost_head(start, exported):
+    said = {"error": {"message": "Out of range float values are not JSON compliant"}}  # vLLM 0.30's answer
+    with pytest.raises(ValueError, match="the text probe: the server's score is no number: its head is lost"):
+        ServerScorer(start(lambda path, body: (400, said)).url, exported[0])
 
 
 def test_without_vllm_the_error_says_what_to_install(monkeypatch, processor):

@@ -17,6 +17,7 @@ from .server_client import as_openai, as_url
 FILE = "probes.json"
 # A gap that other kernels make, as a fraction of a score, or of 1 for small scores. The head computes in float32.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}
+NOTHING = 1e-6  # a head that was never filled holds what memory held, mostly zeros
 MAX_PROBE_PIXELS = 1_500_000
 
 
@@ -123,8 +124,11 @@ class Probes:
             raise ValueError(f"{url} {said}. Serve the exported folder as its README.md says.")
 
     def _likely_reason(self, score: float, right: float, allowed: float) -> str:
+        lost = "its head is lost, or its weights or its chat template are others"
+        if abs(score) < NOTHING:
+            return lost
         if abs(score - 1 / (1 + math.exp(-right))) <= allowed:
             return "it applies a sigmoid to the score (`use_activation` in `--pooler-config`, or no `problem_type`)"
         if not math.isfinite(score) or abs(score - right) <= max(0.1 * max(1.0, abs(right)), 100 * allowed):
             return f"it computes in another dtype, and {self.dtype} is right (`--dtype {self.dtype}`)"
-        return "its head is lost, or its weights or its chat template are others"
+        return lost

@@ -75,7 +75,7 @@ class ServerScorer(ResponseScorer):
 
     def fingerprint(self, **settings) -> str:
         """A hash of the probes and their scores, by which the model is known, of the processor and of `settings`."""
-        return settings_fingerprint(self.processor, probes=asdict(self.probes), max_length=self.max_length, **settings)
+        return settings_fingerprint(self.processor, probes=asdict(self.probes), **settings)
 
     def score_rows(self, rows: list[tuple[list[dict], list[dict], list]], names: list[str]) -> list[float]:
         groups = defaultdict(list)

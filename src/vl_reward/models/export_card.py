@@ -10,6 +10,7 @@ from transformers import ProcessorMixin
 
 
 MAX_MODEL_LEN = 16384  # tokens of prompt, images and response that the card's server takes
+TESTED_VLLM = "0.30"
 LOADING = """```python
 from vl_reward import RewardScorer
 
@@ -76,6 +77,7 @@ class ExportCard:
             lines += ["```bash", serve_command(self.folder, self.dtype, self.max_position_embeddings), "```", ""]
             lines += ["```python", "from vl_reward import ServerScorer", ""]
             lines += [f'scorer = ServerScorer("http://localhost:8000/v1", "{self.folder}")', "```", ""]
+            lines += [f"vLLM {TESTED_VLLM} is what this project tests.", ""]
             lines += ["`ServerScorer` compares the server's scores with the probes first. A request by hand:", ""]
             lines += ["`POST /classify` with `model`, `messages` that end in the assistant's turn, and"]
             lines += ['`"add_generation_prompt": false`; the score is `data[0].probs[0]`.', ""]

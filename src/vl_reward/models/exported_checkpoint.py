@@ -90,17 +90,16 @@ class ExportedCheckpoint:
         return files
 
     def _head(self) -> dict[str, torch.Tensor]:
-        """Weight and bias of the head, wherever the source has them."""
-        value_head = load_value_head(str(self.source))
-        if value_head is not None:
-            weight, bias = value_head
-            return {"weight": weight, **({"bias": torch.tensor([bias])} if bias else {})}
+        """Weight and bias of the head, wherever the source has them. Of two, the one that the model loads."""
         head = {}
         for file in self.files:
             with safe_open(self.source / file, "pt") as tensors:
                 for name in tensors.keys():
                     if (native := self._native_name(name)).startswith("score."):
                         head[native.removeprefix("score.")] = tensors.get_tensor(name)
+        if not head and (value_head := load_value_head(str(self.source))) is not None:
+            head["weight"], bias = value_head
+            head |= {"bias": torch.tensor([bias])} if bias else {}
         if "weight" not in head or head["weight"].shape[0] != 1:
             raise ValueError(
                 f"{self.source} holds no reward head: neither `score.weight` with one row nor {VALUE_HEAD}. It is not "
