@@ -1,4 +1,4 @@
-"""The commands of a page in docs, run in an empty folder, in their order."""
+"""The commands of the README and of a page in docs, run in an empty folder, in their order."""
 
 import json
 import re
@@ -8,17 +8,45 @@ from pathlib import Path
 
 from launches import ENVIRONMENT, ROOT
 
+from vl_reward.tiny.digits import compose
+from vl_reward.tiny.preferences import corrupted_pairs
+
 
 def commands_of(page):
-    return "".join(re.findall(r"^```bash\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.DOTALL | re.MULTILINE))
+    return "".join(re.findall(r"^```bash\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE))
+
+
+def run(script, folder, **environment):
+    path = f"{Path(sys.executable).parent}:{ENVIRONMENT['PATH']}"
+    environment = ENVIRONMENT | {"PATH": path} | environment
+    command = ["bash", "-c", "set -eu\n" + script]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+
+
+def test_the_readme_trains_on_own_pairs_and_scores_an_image(tmp_path):
+    """Its commands as they are, but for the number of steps, and its Python on what they trained."""
+    for number, row in enumerate(corrupted_pairs(compose("sft", 0), 24, 0)):
+        names = [f"{number}_{place}.png" for place in range(len(row["images"]))]
+        for name, image in zip(names, row["images"], strict=True):
+            image.save(tmp_path / name)
+        with open(tmp_path / "pairs.jsonl", "a") as file:
+            file.write(
+                json.dumps({key: row[key] for key in ("prompt", "chosen", "rejected")} | {"images": names}) + "\n"
+            )
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    script = commands_of("README.md")
+    start, end = script.index("python -m vl_reward.tiny --models_only"), script.index(" --max_steps 200\n")
+    run(script[start:end] + " --max_steps 2\n", tmp_path)
+    (python,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "0_0.png").rename(tmp_path / "digits.png")
+    trained = python.replace("outputs/tiny/reward_stage2", "outputs/mine") + "assert scores[0] != scores[1], scores\n"
+    (tmp_path / "score.py").write_text(trained)
+    run("python score.py", tmp_path)
 
 
 def test_own_pictures_and_jsonl_to_a_policy_with_more_reward(tmp_path):
-    path = f"{Path(sys.executable).parent}:{ENVIRONMENT['PATH']}"
-    environment = ENVIRONMENT | {"RECIPES": str(ROOT / "recipes"), "PATH": path}
-    script = "set -eu\n" + commands_of("own_data.md")
-    result = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    run(commands_of("docs/own_data.md"), tmp_path, RECIPES=str(ROOT / "recipes"))
     accuracy = json.loads((tmp_path / "accuracy/results.json").read_text())
     assert accuracy["n"] == 100 and accuracy["overall"] > 0.5
     labels = json.loads((tmp_path / "labels/labels.json").read_text())
