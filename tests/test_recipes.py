@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from datasets import DatasetDict, concatenate_datasets, load_from_disk
-from launches import ENVIRONMENT, ROOT, launcher
+from launches import ENVIRONMENT, ROOT, launch, launcher
 from peft import PeftModel
 from safetensors.torch import load_file
 
@@ -342,6 +342,21 @@ def test_lora_on_2_processes_leaves_a_plain_model_and_the_adapter(folder, config
     asked = [rows["prompt"][:], [row[0]["content"] for row in rows["chosen"]], rows["images"][:]]
     expected = RewardScorer(adapted, merged.processor)(*asked)
     assert merged(*asked) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["reward_stage1", "mpo"])
+def test_lora_beside_bfloat16_weights_under_fsdp2(folder, labels, recipe, tmp_path):
+    """As on GPUs: the base in bfloat16, which no step changes, and the adapter and its gradients in float32."""
+    settings = {"num_processes": 2, "mixed_precision": "bf16"}
+    command = [*launch("fsdp2", tmp_path, settings), str(ROOT / "bench/fsdp_on_cpu.py")]
+    command += [str(ROOT / f"recipes/{recipe}.py"), "--bf16", "true", "--dtype", "bfloat16", "--use_peft", "true"]
+    command += ["--use_cpu", "true", "--max_steps", "2", "--warmup_steps", "0", "--learning_rate", "0.01"]
+    command += ["--per_device_train_batch_size", "2", "--dataloader_num_workers", "0"]
+    assert "saved to" in run([*command, "--output_dir", str(tmp_path / "out")], folder)
+    adapter = load_file(tmp_path / "out/adapter/adapter_model.safetensors")
+    trained = {name: tensor for name, tensor in adapter.items() if "lora_B" in name}
+    assert len(trained) > 10 and all(tensor.dtype == torch.float32 for tensor in trained.values())
+    assert all(tensor.any() and tensor.isfinite().all() for tensor in trained.values())
 
 
 @pytest.mark.parametrize("config", ["deepspeed_zero3", "fsdp2"])

@@ -170,15 +170,17 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
                 "for the train and the eval dataset. Give these pairs as `eval_dataset` to the trainer."
             )
         else:
-            ref_logps = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
-        inputs |= {"ref_chosen_logps": ref_logps[0] + shift / self.beta}
-        inputs |= {"ref_rejected_logps": ref_logps[1] + shift / self.beta}
+            ref_logps = None if self.ref_model is None else self.compute_ref_log_probs(self.ref_model, inputs)
         log_probs = None
 
         def keep_log_probs(**kwargs):
-            nonlocal log_probs
+            nonlocal log_probs, ref_logps
             outputs = model(**kwargs)
             log_probs = outputs.log_probs
+            if ref_logps is None:
+                # Without the adapter nothing is trained, and what its first pass trains FSDP2 takes for all that is.
+                ref_logps = self.compute_ref_log_probs(self.model, inputs)
+            inputs["ref_chosen_logps"], inputs["ref_rejected_logps"] = (of + shift / self.beta for of in ref_logps)
             # TRL adds these up for its log, from which they are taken out below.
             outputs.entropy = outputs.mean_logits = outputs.is_top1 = torch.zeros_like(log_probs, dtype=torch.bool)
             return outputs
