@@ -5,7 +5,7 @@ FAMILY ?= qwen2_5_vl
 OUT ?= outputs/tiny$(if $(filter-out qwen2_5_vl,$(FAMILY)),_$(FAMILY))
 BIN := .venv/bin
 
-.PHONY: demo study test test-vllm test-distributed rehearsal soak quality
+.PHONY: demo study test test-vllm test-gpu test-distributed rehearsal soak quality
 
 demo: .venv/installed
 	$(BIN)/python -m vl_reward.tiny.demo --seed $(SEED) --output_dir $(OUT) --family $(FAMILY)
@@ -24,6 +24,10 @@ test: .venv/installed
 # Sampling and serving with a real vLLM on the CPU, in an environment of its own that sees the packages of .venv.
 test-vllm: .venv-vllm/installed
 	.venv-vllm/bin/python -m pytest tests/real_vllm -m vllm
+
+# What needs a GPU. Without flash_attn, PyTorch's copy of its kernels stands in.
+test-gpu: .venv/installed
+	PYTHONPATH=tests/gpu/flash_attn_of_torch $(BIN)/python -m pytest tests/gpu -m gpu
 
 # Every training on layers as wide as those of 7B and 3B, two of each, on whatever device is there. 20 GB and 20 minutes
 # on a CPU.

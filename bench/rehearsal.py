@@ -41,12 +41,17 @@ RESPONSE, PROMPT = 64, 128  # tokens of a response, and of a prompt beside its i
 IMAGES = {1280: (40, 32), 64: (8, 8)}  # tokens to the sides
 
 
-def cut_config(size: str, narrower: int, tokenizer) -> Qwen2_5_VLConfig:
-    """The real config with two layers, and the special tokens of the embedded world's tokenizer."""
+def real_settings(size: str, tokenizer) -> dict:
+    """The hub's config with the special tokens of the embedded world's tokenizer."""
     given = json.loads((DOCS / f"qwen2_5_vl_{size}.json").read_text())
     ids = {key: value for key, value in build_config(tokenizer).to_dict().items() if key.endswith("_token_id")}
-    given |= ids | {"num_hidden_layers": 2, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
-    given |= {"pad_token_id": tokenizer.pad_token_id}
+    ids |= {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None, "pad_token_id": tokenizer.pad_token_id}
+    return given | ids
+
+
+def cut_config(size: str, narrower: int, tokenizer) -> Qwen2_5_VLConfig:
+    """The real config with two layers."""
+    given = real_settings(size, tokenizer) | {"num_hidden_layers": 2}
     given["vision_config"] |= {"depth": 2, "fullatt_block_indexes": [1]}
     if narrower > 1:  # fewer heads of the real width
         heads = given["num_attention_heads"] // narrower

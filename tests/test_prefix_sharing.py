@@ -91,7 +91,7 @@ def compute(model, batch):
     logits = model(**batch).logits
     if logits.ndim == 3:
         logits = logits[batch["attention_mask"].bool()]
-    weights = torch.linspace(-1, 2, logits.numel(), dtype=logits.dtype).view_as(logits)
+    weights = torch.linspace(-1, 2, logits.numel(), dtype=logits.dtype, device=logits.device).view_as(logits)
     (logits * weights).sum().backward()
     return logits.detach(), {
         name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
