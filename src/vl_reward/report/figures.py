@@ -70,7 +70,8 @@ def reward_by_length(lines: list[dict]) -> Markup:
     for place, (name, color) in enumerate({"chosen": "#3b82c4", "rejected": "#d97706"}.items()):
         points = [(line["lengths"][place], line["scores"][place]) for line in lines[::step]]
         ax.scatter(*zip(*points, strict=True), s=6, alpha=0.35, linewidths=0, color=color, label=name)
-    ax.legend(frameon=False)
+    for handle in ax.legend(frameon=False, markerscale=2.5).legend_handles:
+        handle.set_alpha(1)
     return svg(figure)
 
 

@@ -71,10 +71,13 @@ def names_of(folders: Sequence[Path | str]) -> list[str]:
 
 def summary_rows(runs: list[RunFiles]) -> list[dict]:
     """The numbers of each `results.json`, one row per number and one column per run."""
-    found: dict[str, dict[str, float]] = {}
+    found: dict[tuple[str, str], dict[str, float]] = {}
     for run in runs:
         for group, numbers in run.json("results.json").items():
             if group in ("reward", "policy"):
                 for key, value in numbers.items():
-                    found.setdefault(f"{group}.{key}", {})[run.name] = value
-    return [{"name": name, "values": [row.get(run.name) for run in runs]} for name, row in found.items()]
+                    found.setdefault((group, key), {})[run.name] = value
+    return [
+        {"group": group, "name": name, "values": [row.get(run.name) for run in runs]}
+        for (group, name), row in found.items()
+    ]

@@ -21,6 +21,8 @@ STEPS = {
     "evaluate_policy": ("policy, prompts, reward_stage2", "results.json, responses.jsonl"),
     "evaluate_mpo": ("mpo, prompts, reward_stage2", "results.json, responses.jsonl"),
 }
+# `training` is that of the embedded world's own two models.
+TRAININGS = ("training", "reward_stage1", "reward_stage2", "mpo", "grpo")
 
 
 class RunFiles:
@@ -80,7 +82,7 @@ class RunFiles:
     def histories(self) -> dict[str, list[dict]]:
         """The longest `log_history` that each recipe left, of the run or of a checkpoint."""
         found: dict[str, list[dict]] = {}
-        for step in ("reward_stage1", "reward_stage2", "mpo", "grpo"):
+        for step in TRAININGS:
             names = (f"{step}/trainer_state.json", f"{step}/checkpoint-*/trainer_state.json")
             states = [path.read_text(encoding="utf-8") for name in names for path in self.folder.glob(name)]
             logs = [json.loads(state)["log_history"] for state in states]

@@ -5,7 +5,8 @@ from .measures import best_of_n, calibration, changes
 from .run_files import STEPS, RunFiles
 
 
-CURVES = ("loss", "accuracy", "margin", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins")
+CURVES = ("loss", "accuracy", "margin", "mean_reward", "reward", "greedy_accuracy")
+CURVES += tuple(f"rewards/{name}" for name in ("chosen", "rejected", "accuracies", "margins"))
 EXAMPLES = 50
 
 
@@ -38,20 +39,26 @@ def pipeline(run: RunFiles) -> dict:
 
 
 def training(run: RunFiles) -> dict:
-    """Curves of `log_history`, and the numbers at the end."""
-    plots = []
+    """Curves of `log_history`, their numbers, and those at the end."""
+    plots, tables = [], {}
     for step, history in run.histories.items():
+        columns: dict[str, dict[int, float]] = {}
         for name in CURVES:
             lines = {}
             for key in (name, f"eval_{name}"):
-                points = [(log["step"], log[key]) for log in history if isinstance(log.get(key), int | float)]
+                points = {log["step"]: log[key] for log in history if isinstance(log.get(key), int | float)}
                 if points:
-                    lines[key] = tuple(zip(*points, strict=True))
+                    columns[key] = points
+                    lines[key] = ([*points], [*points.values()])
             if lines:
                 plots.append((f"{step}: {name}", figures.curve(lines, "step", name)))
-    names = ("reward_stage1", "reward_stage2", "mpo")
-    ends = {step: run.json(f"{step}/all_results.json") for step in names if (run.folder / step).is_dir()}
-    return {"plots": plots, "ends": {step: end for step, end in ends.items() if end}}
+        steps = sorted({number for points in columns.values() for number in points})
+        rows = [[number, *(points.get(number) for points in columns.values())] for number in steps]
+        if rows:
+            tables[step] = {"columns": [*columns], "rows": rows}
+    measured = [step for step in ("reward_stage1", "reward_stage2") if (run.folder / step).is_dir()]
+    ends = {step: run.json(f"{step}/all_results.json") for step in measured}
+    return {"plots": plots, "tables": tables, "ends": {step: end for step, end in ends.items() if end}}
 
 
 def reward(run: RunFiles) -> dict:

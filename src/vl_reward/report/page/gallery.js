@@ -125,7 +125,7 @@
   list.addEventListener("scroll", () => requestAnimationFrame(paint), { passive: true });
   window.addEventListener("resize", restart);
   document.addEventListener("keydown", (event) => {
-    if (/^(INPUT|SELECT|BUTTON|SUMMARY|A)$/.test(event.target.tagName) || event.ctrlKey || event.metaKey) return;
+    if (/^(INPUT|SELECT)$/.test(event.target.tagName) || event.ctrlKey || event.metaKey) return;
     // The arrows scroll the page, unless the gallery has the focus.
     const arrows = detail.open || document.activeElement === list;
     const step = { j: 1, k: -1, ...(arrows && { ArrowDown: 1, ArrowUp: -1 }) }[event.key];
