@@ -116,6 +116,7 @@ def main(script_args, training_args, model_args):
         MergedAdapter(trainer, load_base).save()  # the next step loads a plain reward model
     else:
         trainer.save_model()
+    trainer.save_state()  # the losses of all steps, whose curves `python -m vl_reward.report` draws
     trainer.accelerator.print(f"Reward model saved to {training_args.output_dir}")
     trainer.accelerator.wait_for_everyone()  # an early end may abort, and the launcher would stop the one that saves
     trainer.accelerator.end_training()

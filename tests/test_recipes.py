@@ -11,9 +11,11 @@ from datasets import DatasetDict, concatenate_datasets, load_from_disk
 from launches import ENVIRONMENT, ROOT, launch, launcher
 from peft import PeftModel
 from safetensors.torch import load_file
+from test_report import Page
 
 from vl_reward import Qwen2_5_VLForSequenceClassification, RewardScorer
 from vl_reward.labelling.verifiers import exact
+from vl_reward.report import write_report
 
 
 def run(command, folder, fails=False, **environment):
@@ -43,7 +45,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def stage1(folder):
-    return run_recipe("reward_stage1", folder, "--max_steps", "2")
+    return run_recipe("reward_stage1", folder, "--max_steps", "2", "--logging_steps", "1")
 
 
 @pytest.fixture(scope="session")
@@ -63,13 +65,17 @@ def labels(folder, stage2, candidates):
 
 @pytest.fixture(scope="session")
 def mpo(folder, labels):
-    return run_recipe("mpo", folder, "--max_steps", "2")
+    return run_recipe("mpo", folder, "--max_steps", "2", "--logging_steps", "1")
 
 
 def moved(first, second):
     first, second = (load_file(path / "model.safetensors") for path in (first, second))
     assert first.keys() == second.keys()
     return {key for key in first if not first[key].equal(second[key])}
+
+
+def logs_of(folder, step):
+    return json.loads((folder / f"outputs/tiny/{step}/trainer_state.json").read_text())["log_history"]
 
 
 def test_stage1(folder, stage1):
@@ -207,6 +213,18 @@ def test_mpo(folder, mpo):
     assert not trained["lm_head.weight"].equal(policy["lm_head.weight"])
 
 
+def test_the_report_draws_the_losses_that_trainings_log(folder, stage1, mpo, tmp_path):
+    """No checkpoint is saved here: the recipe itself leaves its log, and its numbers are those of the page."""
+    page = Page(write_report([folder / "outputs/tiny"], tmp_path / "report.html"))
+    for step in ("reward_stage1", "mpo"):
+        losses = [log["loss"] for log in logs_of(folder, step) if "loss" in log]
+        shown = page.values[f"curves_{step}"]
+        assert len(losses) == 2 and shown[:2] == [1, losses[0]] and losses[1] in shown
+        assert f"{step}: loss" in page.texts
+    (evaluated,) = [log["eval_loss"] for log in logs_of(folder, "reward_stage1") if "eval_loss" in log]
+    assert evaluated in page.values["curves_reward_stage1"]
+
+
 def test_grpo(folder, stage2):
     """The reward model is one of TRL's reward functions: it scores the policy's samples, with their images."""
     settings = ["--max_steps", "2", "--logging_steps", "1", "--save_strategy", "steps", "--save_steps", "2"]
@@ -216,6 +234,7 @@ def test_grpo(folder, stage2):
     assert len(steps) == 2
     assert all(entry["rewards/reward_model/mean"] == entry["reward"] != 0 for entry in steps)
     assert all(entry["grad_norm"] > 0 for entry in steps)
+    assert logs_of(folder, "grpo")[: len(history)] == history
     trained = load_file(folder / "outputs/tiny/grpo/model.safetensors")
     policy = load_file(folder / "outputs/tiny/policy/model.safetensors")
     assert not trained["lm_head.weight"].equal(policy["lm_head.weight"])
