@@ -57,7 +57,7 @@ STEPS = ["world", "reward_stage1", "reward_stage2", "evaluate_reward", "sample_r
 STEPS += ["mpo", "evaluate_policy", "evaluate_mpo"]
 
 
-def test_results_have_the_fixed_keys(run_demo):
+def test_results_have_the_fixed_keys(run_demo, tmp_path):
     results = run_demo()
     assert run_demo.ran == STEPS
     assert results.keys() == {"reward", "policy", "seconds", "versions"}
@@ -78,6 +78,11 @@ def test_results_have_the_fixed_keys(run_demo):
         "n_prompts": 600,
     }
     assert list(results["seconds"]) == STEPS
+    commands = json.loads((tmp_path / "out/demo.json").read_text())["commands"]
+    assert list(commands) == STEPS
+    assert commands["mpo"].startswith(
+        "python recipes/mpo.py --config recipes/configs/tiny/mpo.yaml --model_name_or_path "
+    )
     assert results["versions"]["trl"].startswith("1.16.")
 
 

@@ -97,7 +97,7 @@ def make_run(folder, text="I see 1. Answer: 1"):
     write_json(folder / "mpo/checkpoint-2/trainer_state.json", {"log_history": history})
     step = {"step": "length", "out": 7, "in": 9, "sources": {"s": {"in": 9, "out": 7, "dropped": {text: 2}}}}
     write_json(folder / "prepared/audit.json", {"sources": {"s": {"pairs": 9}}, "steps": [step]})
-    write_json(folder / "demo.json", {"seed": 3, "seconds": {"mpo": 12.5}})
+    write_json(folder / "demo.json", {"seed": 3, "seconds": {"mpo": 12.5}, "commands": {"mpo": f"python {text}"}})
     write_json(folder / "results.json", {"policy": {"mpo_accuracy": 0.7512345678}, "versions": {"trl": text}})
     return folder
 
@@ -116,6 +116,7 @@ def test_numbers_are_those_of_the_files(tmp_path):
     assert page.values["audit"] == [9, 7]
     assert page.values["evaluate_mpo"] == [0.75]
     assert page.values["curves_mpo"] == [1, 0.75, 0.1, 2, 0.5, 0.625]  # a reward that was not logged is no number
+    assert "python I see 1. Answer: 1\n" in page.texts
     assert "mpo: loss" in page.texts and "mpo: rewards/chosen" in page.texts and "f00d" in page.texts
     assert not any("results.json says" in text for text in page.texts)  # the recount of correct responses agrees
 

@@ -90,6 +90,7 @@ def test_keyboard_and_mouse_open_the_full_text(browser, tmp_path):
         assert browser.js(at) == place
     browser.key("Enter")
     assert browser.js(is_open) and browser.js(texts)[2:] == [LONG, "Answer: 9", "Answer: 2"]
+    assert "chosen · 5.000 · wrong" in browser.js("document.getElementById('full').textContent")
     browser.key("j")
     assert browser.js(is_open) and browser.js(at) == 1 and browser.js(texts)[0] == "b"
     browser.key("Escape")

@@ -45,7 +45,8 @@ def curve(lines: dict[str, tuple[list, list]], x: str, y: str, marker: str = "")
     """One line per name."""
     figure, ax = axes(x, y)
     for name, (xs, ys) in lines.items():
-        ax.plot(xs, ys, label=name.lstrip("_"), linewidth=1.4, marker=marker, markersize=4)
+        alone = "o" if len(xs) == 1 else ""  # a point has no line
+        ax.plot(xs, ys, label=name.lstrip("_"), linewidth=1.4, marker=marker or alone, markersize=4)
     if len(lines) > 1:
         ax.legend(frameon=False)
     return svg(figure)

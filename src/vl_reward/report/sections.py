@@ -30,7 +30,8 @@ def pipeline(run: RunFiles) -> dict:
     record = run.json("demo.json")
     seconds = record.get("seconds", {})
     steps = [
-        {"step": step, "reads": reads, "writes": writes, "seconds": seconds.get(step)}
+        {"step": step, "reads": reads, "writes": writes}
+        | {"seconds": seconds.get(step), "command": record.get("commands", {}).get(step)}
         for step, (reads, writes) in STEPS.items()
         if step in seconds or (run.folder / step).is_dir()
     ]

@@ -13,6 +13,7 @@ import argparse
 import importlib.metadata
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -67,16 +68,18 @@ def steps(out: Path, seed: int, family: str) -> dict[str, list[str]]:
 
 
 def run_steps(commands: dict[str, list[str]], record: Path, done: dict) -> None:
-    """Run the commands whose steps are not done, and note each in the record with the seconds it took."""
+    """Run the commands whose steps are not done, and note each in the record, and the seconds it took."""
     for number, (step, command) in enumerate(commands.items(), 1):
         if step in done["seconds"]:
             print(f"[{number}/{len(commands)}] {step}: done", flush=True)
             continue
-        print(f"[{number}/{len(commands)}] {step}: {' '.join(['python', *command[1:]])}", flush=True)
+        told = shlex.join(["python", *command[1:]])
+        print(f"[{number}/{len(commands)}] {step}: {told}", flush=True)
         start = time.monotonic()
         if subprocess.run(command, env={**os.environ, **KEEP_MEMORY}).returncode != 0:
             sys.exit(f"{step} failed. The same command goes on from there once its cause is mended.")
         done["seconds"][step] = round(time.monotonic() - start, 1)
+        done.setdefault("commands", {})[step] = told
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps(done, indent=2))
 

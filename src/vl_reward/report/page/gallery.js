@@ -15,6 +15,7 @@
   };
   const short = (text) => (text.length > 280 ? text.slice(0, 280) + "…" : text);
   const score = (value) => (typeof value === "number" ? value.toFixed(3) : "no score");
+  const label = (row, place, key) => [key, score(row.scores[place]), row.words[place]].filter(Boolean).join(" · ");
 
   function pictures(row) {
     const box = element("div");
@@ -31,8 +32,7 @@
 
   function response(row, place, key) {
     const box = element("div");
-    const word = row.words[place];
-    box.append(element("span", "tag " + word, key + " · " + score(row.scores[place]) + (word ? " · " + word : "")));
+    box.append(element("span", "tag " + row.words[place], label(row, place, key)));
     box.append(element("bdi", "", short(row[key] || "")));
     return box;
   }
@@ -75,10 +75,11 @@
     if (!found.length) return;
     const row = found[at];
     full.replaceChildren(pictures(row));
+    const names = { chosen: label(row, 0, "chosen"), rejected: label(row, 1, "rejected") };
     for (const key of ["id", "source", "prompt", "chosen", "rejected"]) {
       const text = element("pre");
       text.append(element("bdi", "", row[key] || ""));
-      full.append(element("strong", "", key), text);
+      full.append(element("strong", "", names[key] || key), text);
     }
     if (!detail.open) detail.showModal();
   }
