@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from launches import ENVIRONMENT, ROOT
+from report_page import table
 
 from vl_reward.tiny.digits import compose
 from vl_reward.tiny.preferences import corrupted_pairs
@@ -43,6 +44,11 @@ def test_the_readme_trains_on_own_pairs_and_scores_an_image(tmp_path):
     trained = python.replace("outputs/tiny/reward_stage2", "outputs/mine") + "assert scores[0] != scores[1], scores\n"
     (tmp_path / "score.py").write_text(trained)
     run("python score.py", tmp_path)
+
+
+def test_the_speed_of_the_report_is_that_of_its_file():
+    kept = json.loads((ROOT / "docs/report/chromium.json").read_text())
+    assert table(kept) in (ROOT / "docs/report.md").read_text()
 
 
 def test_own_pictures_and_jsonl_to_a_policy_with_more_reward(tmp_path):
