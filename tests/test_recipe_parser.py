@@ -202,3 +202,15 @@ def test_number_in_scientific_notation_is_a_number(recipe, tmp_path):
     (tmp_path / "lr.yaml").write_text(f"output_dir: {tmp_path}\nlearning_rate: 1e-5\nbf16: false\nuse_cpu: true\n")
     parser = RecipeParser((ScriptArguments, RewardConfig, VisionModelConfig), recipe, ())
     assert parser.parse_args_and_config(["--config", str(tmp_path / "lr.yaml")])[1].learning_rate == 1e-5
+
+
+@pytest.mark.parametrize("name", ["reward_stage1", "reward_stage2", "mpo", "grpo"])
+def test_a_yaml_names_one_tracker_or_several(name, tmp_path):
+    (path,) = [path for path in RECIPES if path.stem == name]
+    config = (path.parent / f"configs/tiny/{name}.yaml").read_text()
+    on_cpu = ["--use_cpu", "true"]
+    for trackers, read in (("trackio", ["trackio"]), ("[trackio, tensorboard]", ["trackio", "tensorboard"])):
+        (tmp_path / "run.yaml").write_text(config.replace("report_to: none", f"report_to: {trackers}"))
+        parser = RecipeParser(dataclasses_of(path), str(path), ())
+        parsed = parser.parse_args_and_config(["--config", str(tmp_path / "run.yaml"), *on_cpu])
+        assert parsed[1].report_to == read
