@@ -1,0 +1,1 @@
+"""From a video's source to the frames that a model sees, and when they were."""

@@ -1,0 +1,161 @@
+"""The one way this project reads a video, so that training, labelling and evaluation see the same frames."""
+
+import dataclasses
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+from qwen_vl_utils.vision_process import FRAME_FACTOR
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import pil_to_tensor, resize
+from transformers import ProcessorMixin
+from transformers.video_utils import VideoMetadata
+
+from ..images import DECODING_ERRORS, image_size, load_image
+from .frame_limits import FrameLimits
+from .video_file import decode, look_at, opened
+from .video_source import VideoSource, frames_of, shown_video, unwrapped
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """
+    Which frames of a video are seen, and how large.
+
+    Args:
+        indices (`tuple[int, ...]`):
+            The places of the frames among all, at even distances. An odd number of frames in a list or a folder is made
+            even: the last is repeated.
+        total (`int`):
+            How many frames there are.
+        fps (`float`):
+            How many of them a second has. Those of a list or a folder have been sampled already, at
+            [`FrameLimits`]' `fps`.
+        height (`int`), width (`int`):
+            What the frames are scaled to.
+    """
+
+    indices: tuple[int, ...]
+    total: int
+    fps: float
+    height: int
+    width: int
+
+    @property
+    def seconds_per_frame(self) -> float:
+        """The distance in time of the frames that are seen."""
+        return self.total / (len(self.indices) * self.fps)
+
+    @property
+    def metadata(self) -> VideoMetadata:
+        """As transformers' processors take it."""
+        return VideoMetadata(total_num_frames=self.total, fps=self.fps, frames_indices=list(self.indices))
+
+    def record(self) -> dict:
+        """What was sampled, for files that are kept."""
+        return {"frames": len(self.indices), "seconds_per_frame": self.seconds_per_frame} | dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Video:
+    """
+    The frames of a video that a model sees.
+
+    Args:
+        frames (`torch.Tensor` of shape `(num_frames, 3, height, width)`):
+            Scaled, in 8 bits.
+        sampling ([`Sampling`]):
+            Which they are.
+    """
+
+    frames: torch.Tensor
+    sampling: Sampling
+
+
+@contextmanager
+def named_errors(source: VideoSource):
+    """Turn what PIL and FFmpeg raise into a `ValueError` that names the video."""
+    try:
+        yield
+    except (*DECODING_ERRORS, av.FFmpegError) as error:
+        raise ValueError(
+            f"{shown_video(source)} could not be read as a video ({error}). Replace it, or leave its row out."
+        ) from error
+
+
+def token_size(processor: ProcessorMixin) -> int:
+    """The side of a visual token in pixels."""
+    return processor.video_processor.patch_size * processor.video_processor.merge_size
+
+
+def sample_list(frames: list, limits: FrameLimits, factor: int) -> Sampling:
+    """All frames up to the limit, or as many at even distances."""
+    sizes = {image_size(frame) for frame in frames}
+    if len(sizes) > 1:
+        raise ValueError(f"its frames are of different sizes, such as {sorted(sizes)[:2]}: scale them to one")
+    ((width, height),) = sizes
+    total = len(frames) + len(frames) % FRAME_FACTOR
+    number = min(total, limits.max_frames // FRAME_FACTOR * FRAME_FACTOR)
+    indices = np.linspace(0, total - 1, number).round().astype(int)
+    return Sampling(tuple(indices.tolist()), total, limits.fps, *limits.frame_size(height, width, factor))
+
+
+def sample_file(file, limits: FrameLimits, factor: int) -> Sampling:
+    number = limits.number_of_frames(file.total, file.fps)
+    indices = torch.linspace(0, file.total - 1, number).round().long()  # as `qwen_vl_utils` rounds
+    return Sampling(tuple(indices.tolist()), file.total, file.fps, *limits.frame_size(file.height, file.width, factor))
+
+
+def sampling_of(source: VideoSource, processor: ProcessorMixin) -> Sampling:
+    """What [`load_video`] will take of a video, from its headers. Raises what it does, but for frames themselves."""
+    limits, factor = FrameLimits.of(processor), token_size(processor)
+    with named_errors(source):
+        plain = unwrapped(source)
+        if (frames := frames_of(plain)) is not None:
+            return sample_list(frames, limits, factor)
+        with opened(plain) as (container, stream):
+            return sample_file(look_at(container, stream), limits, factor)
+
+
+def load_video(source: VideoSource, processor: ProcessorMixin) -> Video:
+    """
+    Decode a video's frames: as many, at such distances and as large as `qwen_vl_utils.fetch_video` takes them within
+    the processor's [`FrameLimits`], turned as the file says.
+
+    `fetch_video` itself reads no files beside a torchvision of 0.26 and later without `torchcodec` or `decord`, follows
+    URLs, and scales frames that are given as a list twice.
+
+    Args:
+        source (`str`, `Path`, `bytes`, `list` or `dict`):
+            A file, a folder of frames, a file's bytes, a list of frames (what [`load_image`] takes), or a dictionary
+            with one of these under `path`, `bytes` or `frames`.
+        processor ([`~transformers.ProcessorMixin`]):
+            The model's processor.
+
+    Raises:
+        ValueError: If the video is missing, cut, damaged, of no known format, a URL, has no frame or too many, or
+            frames that are too large. It is named.
+    """
+    limits, factor = FrameLimits.of(processor), token_size(processor)
+    with named_errors(source):
+        plain = unwrapped(source)
+        if (frames := frames_of(plain)) is not None:
+            sampling = sample_list(frames, limits, factor)
+            loaded = [load_image(frames[min(i, len(frames) - 1)]) for i in sampling.indices]
+            return Video(torch.stack([scaled(frame, sampling) for frame in loaded]), sampling)
+        with opened(plain) as (container, stream):
+            file = look_at(container, stream)
+            sampling, scaled_frames = sample_file(file, limits, factor), []
+            for how_often, frame in decode(container, stream, file, file.nearest(np.array(sampling.indices))):
+                if frame.size != (file.width, file.height) and not scaled_frames:  # it is turned
+                    sampling = dataclasses.replace(sampling, height=sampling.width, width=sampling.height)
+                scaled_frames += [scaled(frame, sampling)] * how_often
+            return Video(torch.stack(scaled_frames), sampling)
+
+
+def scaled(frame: Image.Image, sampling: Sampling) -> torch.Tensor:
+    size = [sampling.height, sampling.width]
+    return resize(pil_to_tensor(frame), size, interpolation=InterpolationMode.BICUBIC, antialias=True)

@@ -1,0 +1,84 @@
+"""What a row may give as a video, told apart without opening it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from ..images import image_key, shown
+
+
+VideoSource = str | Path | bytes | dict | Sequence
+FRAME_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+
+
+def as_video_list(videos: list | None) -> list:
+    """
+    A row's videos, `None` for none.
+
+    Raises:
+        ValueError: If they are no list: one video alone would be read letter by letter.
+    """
+    if videos is None:
+        return []
+    if isinstance(videos, str | bytes | Path | dict) or not isinstance(videos, Sequence):
+        raise ValueError(f"`videos` is {shown_video(videos)}, and a list is needed, for one video too: `[video]`.")
+    return list(videos)
+
+
+def unwrapped(source: VideoSource) -> str | Path | bytes | list:
+    """A path, bytes, or a list of frames, from what rows hold: also a dictionary, as a dataset stores it."""
+    if isinstance(source, dict):
+        known = [source.get(key) for key in ("frames", "bytes", "path")]
+        source = next((value for value in known if value is not None), None)
+    if isinstance(source, Image.Image) or not isinstance(source, str | bytes | Path | Sequence):
+        raise ValueError(f"it is a {type(source).__name__}, and no path, bytes, or list of frames")
+    if isinstance(source, str) and "://" in source:
+        raise ValueError("it is a URL, and nothing is fetched while a model runs: download it first")
+    if isinstance(source, str) and source.startswith("data:"):
+        raise ValueError("it is a data URL, and those are read of images only: give a path or bytes")
+    if not isinstance(source, Path) and len(source) == 0:
+        raise ValueError("it is empty: it has neither frames, bytes nor a path")
+    return source if isinstance(source, str | bytes | Path) else list(source)
+
+
+def frame_files(folder: str | Path) -> list[str]:
+    """The frames of a video that is a folder of images, in the order of their names. What is no folder has none."""
+    files = Path(folder).iterdir() if Path(folder).is_dir() else ()
+    return sorted(str(file) for file in files if file.suffix.lower() in FRAME_SUFFIXES)
+
+
+def frames_of(source: str | Path | bytes | list) -> list | None:
+    """
+    The frames of a video that is given as such, and `None` for a file's.
+
+    Raises:
+        ValueError: For a folder without frames.
+    """
+    if isinstance(source, list):
+        return source
+    if isinstance(source, bytes) or not Path(source).is_dir():
+        return None
+    if not (frames := frame_files(source)):
+        raise ValueError(f"it is a folder without a frame, which is {', '.join(FRAME_SUFFIXES)}")
+    return frames
+
+
+def video_key(source: VideoSource) -> object:
+    """What two sources have in common if they are the same file, the same bytes or the same frames."""
+    source = unwrapped(source)
+    if isinstance(source, list):
+        return tuple(map(image_key, source))
+    return source if isinstance(source, bytes) else str(source)
+
+
+def shown_video(source: object) -> str:
+    """A video's source in an error message."""
+    if isinstance(source, dict):
+        known = [source.get(key) for key in ("path", "frames", "bytes")]
+        source = next((value for value in known if value is not None), "a video")
+    if isinstance(source, bytes):
+        return "video bytes"
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        return f"a video of {len(source)} frames" + (f", from {shown(source[0])}" if len(source) else "")
+    return shown(source)
