@@ -33,7 +33,8 @@ CANDIDATES = Features(
 )
 
 
-FOR_EACH_FAMILY = {"test_families", "test_prefix_sharing", "test_reward_models"}  # the others know Qwen2.5-VL alone
+# The others know Qwen2.5-VL alone.
+FOR_EACH_FAMILY = {"test_families", "test_prefix_sharing", "test_reward_models", "test_video_rows"}
 
 
 def pytest_generate_tests(metafunc):

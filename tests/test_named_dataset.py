@@ -211,7 +211,7 @@ def test_a_row_that_cannot_be_read_is_marked(tmp_path):
     read = NamedDataset(str(tmp_path / "prompts.jsonl")).split("train")
     assert read["id"][:] == ["mine", "1", "gone", "good"] and read["answer"][:] == [None, None, None, "7"]
     video, text, null, good = read["unreadable"][:]
-    assert video.startswith("a message has a part of type 'video'") and good is None
+    assert video.startswith("Number of videos provided (0)") and good is None
     assert text.startswith("`images` is a.png, and a list is needed") and null.startswith(
         "an image is None, and a path"
     )

@@ -259,7 +259,7 @@ BAD = {
     "no prompt": ({"answer": 1}, "the row has no prompt"),
     "empty": ({"prompt": " "}, "the prompt is empty"),
     "a number": ({"prompt": 5}, "neither a string nor a list of messages with `role` and `content`"),
-    "video": ({"prompt": [{"role": "user", "content": [{"type": "video"}]}]}, "a message has a part of type 'video'"),
+    "video": ({"prompt": [{"role": "user", "content": [{"type": "video"}]}]}, "Number of videos provided (0)"),
     "role": ({"prompt": [{"role": 7, "content": "q"}]}, "a message has the role 7"),
     "marks": ({"prompt": "<image> <image>", "images": ["a.png"]}, "Number of images provided"),
     "null": ({"prompt": "q", "images": [None]}, "an image is null"),

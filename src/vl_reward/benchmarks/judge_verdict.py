@@ -12,7 +12,10 @@ class Verdict:
 
     def prompt(self, prompt: str | list[dict], first: str, second: str) -> str:
         """The user turn that shows all turns of a prompt and two answers, and asks for a comparison."""
-        shown = (text.replace("<image>", "[image]") for text in (dialogue(prompt), first, second))
+        shown = (
+            text.replace("<image>", "[image]").replace("<video>", "[video]")
+            for text in (dialogue(prompt), first, second)
+        )
         return self.FORM.format(*shown)  # `<image>` would be the place of an image
 
     def majority(self, votes: list[int | None]) -> int | None:

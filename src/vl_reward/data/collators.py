@@ -1,7 +1,7 @@
-"""Preference rows with images, without, or both, to one batch: for a reward model, and for MPO."""
+"""Preference rows with images, with videos, with both or neither, to one batch: for a reward model, and for MPO."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +12,10 @@ from transformers import ProcessorMixin
 from transformers.data.data_collator import DataCollatorMixin
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
-from .encoding import check_length, encode_conversations, load_images, named_row, render, render_prompt
+from .encoding import check_length, encode_conversations, load_columns, named_row, render, render_prompt
 from .messages import join_turns, split_pair
+from .videos.video import Video
+from .videos.video_tokens import model_inputs, text_for
 
 
 def read_pairs(examples: list[dict[str, Any]], names: list[str]) -> list[tuple[list[dict], list[dict], list[dict]]]:
@@ -48,9 +50,9 @@ class DataCollatorForVisionReward(DataCollatorMixin):
     TRL's `RewardTrainer` splits its scores by.
 
     Each row is a dictionary in TRL's vision-preference format with the keys `"prompt"`, `"chosen"` and `"rejected"`
-    (lists of messages, or plain strings for one turn; [`split_pair`] parts whole conversations), `"images"` (a list, or
-    `None` for none), and optionally `"margin"` (a float) and `"id"` (for error messages). Rows of one batch may hold
-    different numbers of images.
+    (lists of messages, or plain strings for one turn; [`split_pair`] parts whole conversations), `"images"` and
+    `"videos"` (lists, or `None` for none), and optionally `"margin"` (a float) and `"id"` (for error messages). Rows of
+    one batch may hold different numbers of images and videos.
 
     Args:
         processor ([`~transformers.ProcessorMixin`]):
@@ -91,6 +93,7 @@ class DataCollatorForVisionReward(DataCollatorMixin):
                 images * 2,
                 [f"{side} response of {name}" for side in ("chosen", "rejected") for name in names],
                 self.max_length,
+                [row.get("videos") for row in examples] * 2,
             )
         if any(row.get("margin") is not None for row in examples):
             margins = [read_margin(name, row) for name, row in zip(names, examples, strict=True)]
@@ -121,8 +124,8 @@ class DataCollatorForMPO(DataCollatorForVisionPreference):
     The batch has the rows' names under `"id"`, and `"ref_chosen_logps"` and `"ref_rejected_logps"` where rows do.
 
     Raises:
-        ValueError: For an empty response, control tokens in a message, an image that cannot be decoded, or a pair that
-            is too long. The row is named.
+        ValueError: For an empty response, control tokens in a message, an image or a video that cannot be decoded, or a
+            pair that is too long. The row is named.
     """
 
     max_pair_length: int | None = None
@@ -130,13 +133,15 @@ class DataCollatorForMPO(DataCollatorForVisionPreference):
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         names = [f"row {row.get('id', '?')}" for row in examples]
         with named_batch(names):
-            pairs, loaded = read_pairs(examples, names), {}
-            images = [load_images(name, images_of(row), loaded) for name, row in zip(names, examples, strict=True)]
+            pairs, columns = read_pairs(examples, names), [[row.get("videos") for row in examples]]
+            images, videos = load_columns(self.processor, names, list(map(images_of, examples)), *columns)
             # TRL takes plain strings for rendered ones.
-            batch = super().torch_call([self.render_pair(*row) for row in zip(names, pairs, images, strict=True)])
+            rows = zip(names, pairs, images, videos, strict=True)
+            batch = super().torch_call([self.with_video_tokens(self.render_pair(*row), row[-1]) for row in rows])
+            batch |= model_inputs(self.processor, [video for row in videos * 2 for video in row])  # for both responses
         for name, length in zip(names * 2, batch["attention_mask"].sum(1).tolist(), strict=True):
             check_length(f"{name}: a response", length, self.max_pair_length)
-        if "pixel_values" not in batch:
+        if "pixel_values" not in batch and "pixel_values_videos" not in batch:
             add_blank_image(self.processor, batch)
         batch["id"] = names
         for key in ("ref_chosen_logps", "ref_rejected_logps"):
@@ -144,11 +149,13 @@ class DataCollatorForMPO(DataCollatorForVisionPreference):
                 batch[key] = torch.tensor([row[key] for row in examples])
         return batch
 
-    def render_pair(self, name: str, pair: tuple[list[dict], list[dict], list[dict]], images: list) -> dict[str, Any]:
+    def render_pair(
+        self, name: str, pair: tuple[list[dict], list[dict], list[dict]], images: list, videos: Sequence = ()
+    ) -> dict[str, Any]:
         """A row in the chat template: the prompt up to where the response begins, and what comes after it."""
-        row = {"prompt": render_prompt(self.processor, name, pair[0], images), "images": images}
+        row = {"prompt": render_prompt(self.processor, name, pair[0], images, videos), "images": images}
         for side, answer in zip(("chosen", "rejected"), pair[1:], strict=True):
-            text = render(self.processor, f"{name}, {side} response", join_turns(pair[0], answer), images)
+            text = render(self.processor, f"{name}, {side} response", join_turns(pair[0], answer), images, videos)
             if not text.startswith(row["prompt"]):
                 raise ValueError(
                     f"{name}: the chat template changes the prompt when the {side} response is there, so what comes "
@@ -156,6 +163,12 @@ class DataCollatorForMPO(DataCollatorForVisionPreference):
                 )
             row[side] = text[len(row["prompt"]) :]
         return row
+
+    def with_video_tokens(self, row: dict[str, Any], videos: list[Video]) -> dict[str, Any]:
+        """A rendered row with each video's tokens in its place: TRL hands no videos to the processor."""
+        pieces = row["prompt"].split(self.processor.video_token)
+        texts = [text_for(self.processor, video.sampling) for video in videos]
+        return row | {"prompt": "".join(piece + text for piece, text in zip(pieces, [*texts, ""], strict=True))}
 
 
 def add_blank_image(processor: ProcessorMixin, batch: dict[str, Any]) -> None:

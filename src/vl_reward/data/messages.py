@@ -4,24 +4,25 @@ from trl.trainer.utils import remove_none_values
 
 
 ROLES = ("system", "user", "assistant")
-# A filled placeholder has `image`, a numbered one `index`.
-PARTS = {"text": ("type", "text"), "image": ("type", "image", "index")}
+# A filled placeholder has `image` or `video`, a numbered one `index`.
+PARTS = {"text": ("type", "text"), "image": ("type", "image", "index"), "video": ("type", "video", "index")}
+MARKS = {"image": "<image>", "video": "<video>"}  # what stands for one in a text
 
 
 def read_messages(turns: str | list[dict], role: str) -> list[dict]:
     """
-    Messages with `role` and `content` and nothing else: a string, or parts of text and images. A plain string is one
-    turn of `role`.
+    Messages with `role` and `content` and nothing else: a string, or parts of text, images and videos. A plain string
+    is one turn of `role`.
 
     Raises:
-        ValueError: For anything else that a message says, such as a video or a tool call: it would be lost.
+        ValueError: For anything else that a message says, such as a sound or a tool call: it would be lost.
     """
     if isinstance(turns, str):
         turns = [{"role": role, "content": turns}]
     if not isinstance(turns, list | tuple) or not all(isinstance(message, dict) for message in turns):
         raise ValueError(f"neither a string nor a list of messages with `role` and `content`: {shown(turns)}.")
     # Arrow gives every message part the keys of all others, as None, and Qwen's template asks which keys are there.
-    messages, n_images = [], 0
+    messages, n_shown = [], dict.fromkeys(MARKS, 0)
     for message in remove_none_values(list(turns)):
         check_keys(message, ("role", "content"), "a message")
         if message.get("role") not in ROLES:
@@ -30,10 +31,11 @@ def read_messages(turns: str | list[dict], role: str) -> list[dict]:
         if isinstance(content, list | tuple):
             content = [read_part(part) for part in content]
             for part in content:
-                if part["type"] == "image":
-                    if part.pop("index", n_images) != n_images:
-                        raise ValueError("the `index` of an image part is not its place among the images. Sort them.")
-                    n_images += 1
+                if (kind := part["type"]) in n_shown:
+                    if part.pop("index", n_shown[kind]) != n_shown[kind]:
+                        one = "an image" if kind == "image" else "a video"
+                        raise ValueError(f"the `index` of {one} part is not its place among the {kind}s. Sort them.")
+                    n_shown[kind] += 1
         elif not isinstance(content, str):
             raise ValueError(f"the content of a message is neither text nor a list of parts: {shown(content)}.")
         messages.append({"role": message["role"], "content": content})
@@ -47,8 +49,9 @@ def read_part(part: dict) -> dict:
     if kind not in PARTS:
         kind = repr(kind) if isinstance(part, dict) else type(part).__name__
         raise ValueError(
-            f"a message has a part of type {kind}, and only text and image are read. Put an image into the row's "
-            '`images`, and leave {"type": "image"} in its place; leave the row out where it is about something else.'
+            f"a message has a part of type {kind}, and only text, image and video are read. Put an image into the "
+            """row's `images`, a video into its `videos`, and leave {"type": "image"} or {"type": "video"} in its """
+            "place; leave the row out where it is about something else."
         )
     check_keys(part, PARTS[kind], f"a part of type {kind}")
     if not isinstance(part.get("text", ""), str):
@@ -126,8 +129,8 @@ def split_turns(
         raise ValueError(f"{name} is empty, so there is nothing to learn from or to score. Leave the row out.")
     if turns[-1]["role"] != "assistant":
         raise ValueError(f"{name} ends in a turn of the {turns[-1]['role']}, and the assistant's is needed.")
-    if any(part["type"] == "image" for part in as_parts(turns[-1]["content"])):
-        raise ValueError(f"{name} holds an image, and only text is an answer. Leave the row out.")
+    if shows(turns[-1:]):
+        raise ValueError(f"{name} holds an image or a video, and only text is an answer. Leave the row out.")
     head = turns[:-1]
     if before and head and before[-1]["role"] == "assistant" and turn_keys(before[:-1]) == turn_keys(head):
         if text_of(turns).startswith(text_of([*head, before[-1]])):
@@ -143,8 +146,7 @@ def with_turns(prompt: list[dict], head: list[dict], name: str) -> list[dict]:
     if held[0][0] != "assistant":  # a whole conversation
         for start in range(len(head) - n + 1):
             if held[start : start + n] == asked:
-                shows_images = any(part["type"] == "image" for turn in prompt for part in as_parts(turn["content"]))
-                same = prompt if shows_images else head[start : start + n]
+                same = prompt if shows(prompt) else head[start : start + n]
                 return [*head[:start], *same, *head[start + n :]]
     for n in range(min(len(asked), len(held)), 0, -1):
         if asked[-n:] == held[:n]:
@@ -157,9 +159,21 @@ def with_turns(prompt: list[dict], head: list[dict], name: str) -> list[dict]:
     return prompt + head
 
 
+def shows(messages: list[dict]) -> bool:
+    """Whether a message has a part that is an image or a video."""
+    return any(part["type"] in MARKS for turn in messages for part in as_parts(turn["content"]))
+
+
 def turn_keys(messages: list[dict]) -> list[tuple[str, str]]:
-    """Who says what in each turn, whatever the blanks and wherever its images stand."""
-    return [(turn["role"], " ".join(text_of([turn]).replace("<image>", " ").split())) for turn in messages]
+    """Who says what in each turn, whatever the blanks and wherever its images and videos stand."""
+    return [(turn["role"], " ".join(without_marks(text_of([turn])).split())) for turn in messages]
+
+
+def without_marks(text: str) -> str:
+    """A text with a blank for each of [`MARKS`]."""
+    for mark in MARKS.values():
+        text = text.replace(mark, " ")
+    return text
 
 
 def split_pair(
@@ -182,7 +196,7 @@ def split_pair(
 
 
 def text_of(messages: str | list[dict]) -> str:
-    """All text of a conversation without its images, one turn a line. A plain string is its own text."""
+    """All text of a conversation without its images and videos, one turn a line. A plain string is its own text."""
     if isinstance(messages, str):
         return messages
     contents = [message["content"] for message in messages]

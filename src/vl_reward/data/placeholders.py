@@ -1,78 +1,106 @@
-"""Where the images of a row stand in its messages."""
+"""Where the images and the videos of a row stand in its messages."""
 
-from .messages import as_parts, read_messages
+import re
+
+from .messages import MARKS, as_parts, read_messages
 
 
-MARK = "<image>"
-
-
-def place_images(messages: list[dict], n_images: int) -> list[dict]:
+def place_images(messages: list[dict], n_images: int, n_videos: int = 0) -> list[dict]:
     """
-    Messages whose contents are lists of parts, with one part of type `image` per image. Images stand where parts of
-    type `image` or `<image>` in a text say it; where neither does, before the first user's text, as TRL puts them.
+    Messages whose contents are lists of parts, with one part of type `image` per image and one of type `video` per
+    video. They stand where such parts, or `<image>` and `<video>` in a text, say it; where neither does, before the
+    first user's text, as TRL puts images, which come first.
 
     Args:
         messages (`list[dict]`):
             What [`read_messages`] gives.
         n_images (`int`):
             How many images the row has. In a list of parts without images, and in an answer, `<image>` is a word.
+        n_videos (`int`, *optional*, defaults to `0`):
+            How many videos the row has. Without any, `<video>` is a word, as in a question about HTML, unless a user's
+            plain string begins or ends with it.
 
     Raises:
-        ValueError: If placeholders and images differ in number, a message holds an image itself, or an earlier answer
-            has `<image>`.
+        ValueError: If placeholders differ in number from the images or the videos, a message holds one itself, or an
+            earlier answer has `<image>` or `<video>`.
     """
-    placed = []
+    given, placed = {"image": n_images, "video": n_videos}, []
+    shown = [kind for kind, number in given.items() if number]
     for number, message in enumerate(messages):
         parts, is_answer = as_parts(message["content"]), message["role"] == "assistant"
-        if any("image" in part for part in parts):
-            raise ValueError(
-                "a message holds an image itself, and images are read from the row's `images`. Put it there, and leave "
-                '{"type": "image"} in its place.'
-            )
-        if is_answer and n_images and number < len(messages) - 1 and has_mark(parts):
-            raise ValueError(f"an earlier answer of the assistant has {MARK}, and images are the user's. Take it out.")
-        if not is_answer and (n_images or isinstance(message["content"], str)):
-            parts = [piece for part in parts for piece in split_at_marks(part)]
+        is_plain = isinstance(message["content"], str)
+        for kind in given:
+            check_filled(parts, kind)
+            if is_answer and kind in shown and number < len(messages) - 1 and has_mark(parts, kind):
+                raise ValueError(
+                    f"an earlier answer of the assistant has {MARKS[kind]}, and {kind}s are the user's. Take it out."
+                )
+        if not is_answer:
+            read = {*shown, "image"} if is_plain else {*shown}
+            read |= {"video"} if is_plain and is_about_a_video(message["content"]) else set()
+            parts = [piece for part in parts for piece in split_at_marks(part, read)]
         placed.append({"role": message["role"], "content": parts})
-    n_placeholders = sum(part["type"] == "image" for message in placed for part in message["content"])
-    if not n_placeholders and n_images:
-        strings = [i for i, one in enumerate(messages) if one["role"] == "user" and isinstance(one["content"], str)]
-        if strings:
-            placed[strings[0]]["content"][:0] = [{"type": "image"} for _ in range(n_images)]
-            n_placeholders = n_images
-    if n_placeholders != n_images:
-        raise ValueError(
-            f"Number of images provided ({n_images}) does not match number of image placeholders ({n_placeholders}): "
-            f'one {MARK} in the text, or one {{"type": "image"}}, is needed per image, or neither in a plain string.'
-        )
+
+    found = {kind: sum(part["type"] == kind for message in placed for part in message["content"]) for kind in given}
+    strings = [i for i, one in enumerate(messages) if one["role"] == "user" and isinstance(one["content"], str)]
+    unplaced = [{"type": kind} for kind in shown if strings and not found[kind] for _ in range(given[kind])]
+    if unplaced:
+        placed[strings[0]]["content"][:0] = unplaced
+    for kind, number in given.items():
+        there = found[kind] + sum(part["type"] == kind for part in unplaced)
+        if there != number:
+            raise ValueError(
+                f"Number of {kind}s provided ({number}) does not match number of {kind} placeholders ({there}): one "
+                f'{MARKS[kind]} in the text, or one {{"type": "{kind}"}}, is needed per {kind}, or neither in a plain '
+                "string."
+            )
     return placed
 
 
-def has_mark(parts: list[dict]) -> bool:
-    return any(MARK in part.get("text", "") for part in parts)
+def check_filled(parts: list[dict], kind: str) -> None:
+    if any(kind in part for part in parts):
+        raise ValueError(
+            f"a message holds {'an' if kind == 'image' else 'a'} {kind} itself, and {kind}s are read from the row's "
+            f'`{kind}s`. Put it there, and leave {{"type": "{kind}"}} in its place.'
+        )
 
 
-def split_at_marks(part: dict) -> list[dict]:
-    """A part as image parts where its text has `<image>`, and text parts between them."""
-    if MARK not in part.get("text", ""):
+def has_mark(parts: list[dict], kind: str) -> bool:
+    return any(MARKS[kind] in part.get("text", "") for part in parts)
+
+
+def is_about_a_video(text: str) -> bool:
+    """Whether a text begins or ends with `<video>`."""
+    text = text.strip()
+    return text.startswith(MARKS["video"]) or text.endswith(MARKS["video"])
+
+
+def split_at_marks(part: dict, kinds: set[str]) -> list[dict]:
+    """A part as image and video parts where its text has their marks, and text parts between them."""
+    marks = {MARKS[kind]: kind for kind in kinds}
+    if not any(mark in part.get("text", "") for mark in marks):
         return [part]
     parts = []
-    for number, piece in enumerate(part["text"].split(MARK)):
-        parts += [{"type": "image"}] if number else []
-        parts += [{"type": "text", "text": piece.strip("\n")}] if piece.strip() else []
+    for piece in re.split(f"({'|'.join(map(re.escape, marks))})", part["text"]):
+        if piece in marks:
+            parts.append({"type": marks[piece]})
+        elif piece.strip():
+            parts.append({"type": "text", "text": piece.strip("\n")})
     return parts
 
 
-def extract_images(prompt: str | list[dict]) -> tuple[list[dict], list]:
+def extract_images(prompt: str | list[dict]) -> tuple[list[dict], list, list]:
     """
-    Part a prompt and the images that its placeholders hold already, as `GRPOTrainer` fills them in before it asks for
-    rewards.
+    Part a prompt and the images and videos that its placeholders hold already, as `GRPOTrainer` fills them in before it
+    asks for rewards.
 
     Returns:
-        `tuple[list[dict], list]`: the prompt with empty placeholders, and the images, in order.
+        `tuple[list[dict], list, list]`: the prompt with empty placeholders, the images and the videos, in order.
     """
-    messages, images = read_messages(prompt, "user"), []
+    messages, held = read_messages(prompt, "user"), {"image": [], "video": []}
     for message in messages:
-        if not isinstance(message["content"], str):
-            images += [part.pop("image") for part in message["content"] if "image" in part]
-    return messages, images
+        for part in message["content"] if not isinstance(message["content"], str) else ():
+            for kind, contents in held.items():
+                if kind in part:
+                    contents.append(part.pop(kind))
+    return messages, held["image"], held["video"]

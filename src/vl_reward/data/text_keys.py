@@ -4,10 +4,12 @@ import unicodedata
 
 import xxhash
 
+from .messages import without_marks
+
 
 def normalize(text: str) -> str:
-    """Lower case, one form of each character, single spaces, no `<image>`."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().replace("<image>", " ").split())
+    """Lower case, one form of each character, single spaces, no `<image>` and no `<video>`."""
+    return " ".join(without_marks(unicodedata.normalize("NFKC", text).casefold()).split())
 
 
 def text_key(*texts: str) -> int:

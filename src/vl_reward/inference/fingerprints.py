@@ -3,8 +3,10 @@
 import contextlib
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
+import av
 import torch
 import transformers
 from transformers import PreTrainedModel, ProcessorMixin
@@ -13,15 +15,18 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from ..data.encoding import named_row
 from ..data.images import as_image_list, image_key
 from ..data.messages import as_messages
+from ..data.videos.frame_limits import FrameLimits
+from ..data.videos.video_source import as_video_list, frames_of, shown_video, unwrapped
 
 
 def settings_fingerprint(processor: ProcessorMixin, **settings) -> str:
-    """A hash of a processor's chat template, tokenizer and image processing, and of settings."""
+    """A hash of a processor's chat template, tokenizer, image and video processing, and of settings."""
     settings = {
         **settings,
         "template": processor.chat_template,
         "tokenizer": processor.tokenizer.get_vocab(),
         "images": processor.image_processor.to_dict(),
+        "videos": [processor.video_processor.to_dict(), asdict(FrameLimits.of(processor)), av.__version__],
         "transformers": transformers.__version__,
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
@@ -30,8 +35,8 @@ def settings_fingerprint(processor: ProcessorMixin, **settings) -> str:
 def model_fingerprint(model: PreTrainedModel, processor: ProcessorMixin, **settings) -> str:
     """
     A hash of all that decides what a model says of a row: weights in their dtype, attention, chat template, tokenizer,
-    image processing, the version of transformers, between which results are not comparable, and `settings`. Under
-    ZeRO-3 every process has to call it: a parameter is gathered to be read.
+    image and video processing, the version of transformers, between which results are not comparable, and `settings`.
+    Under ZeRO-3 every process has to call it: a parameter is gathered to be read.
     """
     settings |= {"attention": model.config._attn_implementation}
     digest = hashlib.sha256(settings_fingerprint(processor, **settings).encode())
@@ -54,23 +59,42 @@ def gathered(tensor: torch.Tensor):
 
 def row_key(fingerprint: str, row: dict) -> str:
     """
-    A hash of a model and of a row that it is asked about: the bytes of its `images`, and all other columns but its
-    `id`, which is in the message where it cannot be hashed. A row that cannot be used has one, too: where a prompt is
-    no conversation it is taken as it is, and where there is no file, that is what the hash is of.
+    A hash of a model and of a row that it is asked about: the bytes of its `images` and `videos`, and all other columns
+    but its `id`, which is in the message where it cannot be hashed. A row that cannot be used has one, too: where a
+    prompt is no conversation it is taken as it is, and where there is no file, that is what the hash is of.
     """
     with named_row(f"row {row.get('id', '?')}"):
-        texts = {key: value for key, value in row.items() if key not in ("id", "images")}
+        texts = {key: value for key, value in row.items() if key not in ("id", "images", "videos")}
         with contextlib.suppress(ValueError):
             texts["prompt"] = as_messages(row.get("prompt"), [])
         digest = hashlib.sha256(json.dumps([fingerprint, texts], sort_keys=True).encode())
         for image in as_image_list(row["images"]):
-            key = image_key(image)
-            if isinstance(key, int):  # a decoded image
-                key = repr((image.mode, image.size)).encode() + image.tobytes()
-            elif isinstance(key, str):
-                key = key.encode() if key.startswith("data:") else file_bytes(key)
-            digest.update(hashlib.sha256(key).digest())
+            digest.update(image_digest(image))
+        for video in as_video_list(row.get("videos")):
+            digest.update(b"video")
+            digest.update(video_digest(video))
         return digest.hexdigest()
+
+
+def image_digest(image) -> bytes:
+    key = image_key(image)
+    if isinstance(key, int):  # a decoded image
+        key = repr((image.mode, image.size)).encode() + image.tobytes()
+    elif isinstance(key, str):
+        key = key.encode() if key.startswith("data:") else file_bytes(key)
+    return hashlib.sha256(key).digest()
+
+
+def video_digest(video) -> bytes:
+    """A hash of a video's file, or of its frames in their order."""
+    try:
+        source = unwrapped(video)
+        frames = frames_of(source)
+    except ValueError:  # it cannot be used, and that is what the hash is of
+        return hashlib.sha256(shown_video(video).encode()).digest()
+    if frames is not None:
+        return hashlib.sha256(b"".join(map(image_digest, frames))).digest()
+    return hashlib.sha256(source if isinstance(source, bytes) else file_bytes(source)).digest()
 
 
 def file_bytes(path: str) -> bytes:

@@ -30,16 +30,16 @@ def striped_image(width: int, height: int) -> Image.Image:
     return Image.frombytes("RGB", (width, height), b"".join(rows))
 
 
-def probe_rows(processor: ProcessorMixin) -> list[tuple[list[dict], list[dict], list]]:
+def probe_rows(processor: ProcessorMixin) -> list[tuple[list[dict], list[dict], list, list]]:
     """
-    Prompt, answer and images of the two: text, and an image that is larger than the processor's pixel budget, so that
-    another budget gives another number of tokens.
+    Prompt, answer, images and videos of the two: text, and an image that is larger than the processor's pixel budget,
+    so that another budget gives another number of tokens.
     """
     pixels = min(1.5 * processor.image_processor.size["longest_edge"], MAX_PROBE_PIXELS)
     image = striped_image(round(math.sqrt(pixels * 1.25)), round(math.sqrt(pixels / 1.25)))
     asked = {"Is 3 x 3 equal to 9?": "Yes: 3 + 3 + 3 = 9.", "What does the image show?": "Stripes in several colours."}
     turns = [([{"role": "user", "content": q}], [{"role": "assistant", "content": a}]) for q, a in asked.items()]
-    return [(*turns[0], []), (*turns[1], [image])]
+    return [(*turns[0], [], []), (*turns[1], [image], [])]
 
 
 @dataclass

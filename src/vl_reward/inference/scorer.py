@@ -1,4 +1,4 @@
-"""A trained reward model as a function from prompts, responses and images to scores."""
+"""A trained reward model as a function from prompts, responses, images and videos to scores."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -7,9 +7,10 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoProcessor, ProcessorMixin
 
-from ..data.encoding import count_visual_tokens, encode_conversations
+from ..data.encoding import count_visual_tokens, encode_conversations, named_row
 from ..data.images import image_key
 from ..data.messages import join_turns, text_of
+from ..data.videos.video_source import video_key
 from ..models.checkpoint_formats import load_value_head
 from ..models.vision_reward_model import VisionRewardModel
 from ..models.whole_weights import whole_weights
@@ -29,9 +30,9 @@ class RewardScorer(ResponseScorer):
         processor ([`~transformers.ProcessorMixin`]):
             The processor it was trained with.
         max_batch_tokens (`int`, *optional*, defaults to `16384`):
-            Tokens of text and images in a forward pass. Those of a prompt count once for all of its responses there,
-            where prefixes are shared, and else with each. A single response may be longer. Work is sorted by length
-            first; the scores come back in the caller's order.
+            Tokens of text, images and videos in a forward pass. Those of a prompt count once for all of its responses
+            there, where prefixes are shared, and else with each. A single response may be longer. Work is sorted by
+            length first; the scores come back in the caller's order.
         max_length (`int`, *optional*):
             Refuse a response that takes more tokens than this together with its prompt and images.
         bias (`float`, *optional*, defaults to `0.0`):
@@ -106,7 +107,7 @@ class RewardScorer(ResponseScorer):
         return model_fingerprint(self.model, self.processor, **settings)
 
     @torch.inference_mode()
-    def score_rows(self, rows: list[tuple[list[dict], list[dict], list]], names: list[str]) -> list[float]:
+    def score_rows(self, rows: list[tuple[list[dict], list[dict], list, list]], names: list[str]) -> list[float]:
         scores = [0.0] * len(rows)
         progress = tqdm(total=len(rows), desc="Scoring", disable=len(rows) < 100)
         for indices in self._batches(rows, names):
@@ -116,6 +117,7 @@ class RewardScorer(ResponseScorer):
                 [rows[i][2] for i in indices],
                 [names[i] for i in indices],
                 self.max_length,
+                [rows[i][3] for i in indices],
             )
             logits = self.model(**batch.to(self.model.device), use_cache=False).logits
             for i, score in zip(indices, logits.squeeze(-1).tolist(), strict=True):
@@ -124,14 +126,16 @@ class RewardScorer(ResponseScorer):
         return scores
 
     def _batches(self, rows: list[tuple], names: list[str]) -> Iterator[list[int]]:
-        """Cut rows of prompt, answer and images into batches by their tokens, a prompt's answers together."""
-        completion_tokens = self._text_tokens([answer for _, answer, _ in rows])
+        """Cut rows of prompt, answer, images and videos into batches by their tokens, a prompt's answers together."""
+        completion_tokens = self._text_tokens([answer for _, answer, *_ in rows])
         groups = defaultdict(list)
-        for i, (prompt, _, images) in enumerate(rows):
-            groups[(text_of(prompt), *map(image_key, images))].append(i)
+        for i, (prompt, _, images, videos) in enumerate(rows):
+            with named_row(names[i]):
+                keys = tuple(map(image_key, images)), tuple(map(video_key, videos))
+            groups[(text_of(prompt), *keys)].append(i)
         prompt_tokens = self._text_tokens([rows[indices[0]][0] for indices in groups.values()])
         group_tokens = [
-            tokens + count_visual_tokens(self.processor, names[indices[0]], rows[indices[0]][2])
+            tokens + count_visual_tokens(self.processor, names[indices[0]], *rows[indices[0]][2:])
             for tokens, indices in zip(prompt_tokens, groups.values(), strict=True)
         ]
         batch, batch_tokens, once = [], 0, shares_prefixes(self.model)

@@ -9,6 +9,7 @@ from ..arguments.sampling_parameters import SamplingParameters
 from ..data.encoding import check_control_tokens, encode_prompts, fill, load_images, named_row
 from ..data.messages import as_messages
 from .fingerprints import settings_fingerprint
+from .response_scorer import refuse_videos
 from .server_client import RequestRefused, ServerClient, as_openai, as_url, results
 
 
@@ -75,16 +76,22 @@ class ServerSampler:
         return settings_fingerprint(self.processor, sampling=self.parameters, **settings)
 
     def __call__(
-        self, prompts: list, images: list[list], num_generations: int = 1, names: list[str] | None = None
+        self,
+        prompts: list,
+        images: list[list],
+        num_generations: int = 1,
+        names: list[str] | None = None,
+        videos: list[list] | None = None,
     ) -> tuple[list, list]:
         """
-        Arguments and result are those of [`ResponseSampler`]. A prompt that the server refuses has no responses, and
-        the server's words in the place of its finish reasons: the others are not lost for it.
+        Arguments and result are those of [`ResponseSampler`]. A prompt with a video is refused. One that the server
+        refuses has no responses, and the server's words in the place of its finish reasons: the others are not lost.
         """
         if not prompts:
             return [], []
         seeds = torch.randint(2**31, (len(prompts),)).tolist()
         names = names or [f"prompt {i}" for i in range(len(prompts))]
+        refuse_videos(names, videos, "a server")
         rows = list(zip(names, prompts, images, seeds, strict=True))
         here = encode_prompts(self.processor, prompts[:1], images[:1], names[:1])["input_ids"].shape[1]
         there = self._ask(*rows[0], 1, max_tokens=1)["usage"]["prompt_tokens"]

@@ -13,7 +13,7 @@ from ..data.images import image_key
 from ..data.messages import join_turns, text_of
 from .fingerprints import settings_fingerprint
 from .probes import Probes
-from .response_scorer import ResponseScorer
+from .response_scorer import ResponseScorer, refuse_videos
 from .server_client import RequestRefused, ServerClient, as_openai, as_url, results
 
 
@@ -77,9 +77,10 @@ class ServerScorer(ResponseScorer):
         """A hash of the probes and their scores, by which the model is known, of the processor and of `settings`."""
         return settings_fingerprint(self.processor, probes=asdict(self.probes), **settings)
 
-    def score_rows(self, rows: list[tuple[list[dict], list[dict], list]], names: list[str]) -> list[float]:
+    def score_rows(self, rows: list[tuple[list[dict], list[dict], list, list]], names: list[str]) -> list[float]:
+        refuse_videos(names, [row[3] for row in rows], "a server")
         groups = defaultdict(list)
-        for i, (prompt, _, images) in enumerate(rows):
+        for i, (prompt, _, images, _) in enumerate(rows):
             groups[(text_of(prompt), *map(image_key, images))].append(i)
         with self.client.asking() as ask, ThreadPoolExecutor(self.client.in_flight) as groups_at_work:
 

@@ -13,7 +13,7 @@ from .fingerprints import model_fingerprint
 
 class ResponseSampler:
     """
-    Samples responses to prompts with images. The model is left as it is: several samplers may use it.
+    Samples responses to prompts with images and videos. The model is left as it is: several samplers may use it.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -48,7 +48,12 @@ class ResponseSampler:
 
     @torch.inference_mode()
     def __call__(
-        self, prompts: list, images: list[list], num_generations: int = 1, names: list[str] | None = None
+        self,
+        prompts: list,
+        images: list[list],
+        num_generations: int = 1,
+        names: list[str] | None = None,
+        videos: list[list] | None = None,
     ) -> tuple[list, list]:
         """
         Args:
@@ -61,6 +66,8 @@ class ResponseSampler:
                 Responses per prompt.
             names (`list[str]`, *optional*):
                 What to call each prompt in an error message.
+            videos (`list[list]`, *optional*):
+                The videos of each prompt, possibly none.
 
         Returns:
             `tuple[list[list[str]], list[list[str]]]`: responses and finish reasons (`"stop"` or `"length"`), each of
@@ -71,7 +78,8 @@ class ResponseSampler:
         step = max(1, self.parameters.batch_size // num_generations)
         for start in tqdm(range(0, len(prompts), step), desc="Sampling", disable=len(prompts) <= step):
             stop = min(start + step, len(prompts))
-            batch = prompts[start:stop], images[start:stop], names[start:stop]
+            columns = (prompts, images, names, videos or [[]] * len(prompts))
+            batch = (column[start:stop] for column in columns)
             inputs = encode_prompts(self.processor, *batch).to(self.model.device)
             tokens = self.model.generate(
                 **inputs, generation_config=self.generation_config, num_return_sequences=num_generations

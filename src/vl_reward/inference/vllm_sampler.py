@@ -12,6 +12,7 @@ from transformers import ProcessorMixin
 from ..arguments.sampling_parameters import SamplingParameters
 from ..data.encoding import render_prompts, tokenize
 from .fingerprints import settings_fingerprint
+from .response_scorer import refuse_videos
 
 
 class VLLMSampler:
@@ -94,20 +95,26 @@ class VLLMSampler:
         )
 
     def __call__(
-        self, prompts: list, images: list[list], num_generations: int = 1, names: list[str] | None = None
+        self,
+        prompts: list,
+        images: list[list],
+        num_generations: int = 1,
+        names: list[str] | None = None,
+        videos: list[list] | None = None,
     ) -> tuple[list, list]:
-        """Arguments and result are those of [`ResponseSampler`]."""
+        """Arguments and result are those of [`ResponseSampler`]. A prompt with a video is refused."""
         from vllm import SamplingParams
 
         if not prompts:
             return [], []
         names = names or [f"prompt {i}" for i in range(len(prompts))]
-        texts, images = render_prompts(self.processor, prompts, images, names)
+        refuse_videos(names, videos, "vLLM")
+        texts, images, none = render_prompts(self.processor, prompts, images, names)
         requests = [
             {"prompt": text, **({"multi_modal_data": {"image": row_images}} if row_images else {})}
             for text, row_images in zip(texts, images, strict=True)
         ]
-        here = tokenize(self.processor, texts[:1], images[:1], padding_side="left")["input_ids"][0].tolist()
+        here = tokenize(self.processor, texts[:1], images[:1], none[:1], padding_side="left")["input_ids"][0].tolist()
         (first,) = self.llm.generate(requests[:1], SamplingParams(max_tokens=1), use_tqdm=False)
         if (there := list(first.prompt_token_ids)) != here:
             raise ValueError(

@@ -120,6 +120,8 @@ class VisionRewardModel(GenericForSequenceClassification):
         pixel_values: torch.Tensor | None = None,
         image_grid_thw: torch.LongTensor | None = None,
         mm_token_type_ids: torch.IntTensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_grid_thw: torch.LongTensor | None = None,
         **kwargs,
     ) -> SequenceClassifierOutputWithPast:
         """
@@ -133,31 +135,45 @@ class VisionRewardModel(GenericForSequenceClassification):
             image_grid_thw (`torch.LongTensor` of shape `(num_images, 3)`, *optional*):
                 Patches of each image in time, height and width.
             mm_token_type_ids (`torch.IntTensor` of shape `(batch_size, seq_len)`, *optional*):
-                1 where a token stands for an image. The processor returns it.
+                1 where a token stands for an image, 2 where it stands for a video. The processor returns it.
+            pixel_values_videos (`torch.Tensor` of shape `(num_patches, patch_dim)`, *optional*):
+                Patches of all videos of the batch.
+            video_grid_thw (`torch.LongTensor` of shape `(num_videos, 3)`, *optional*):
+                Patches of each video in time, height and width.
+            **kwargs:
+                Passed on to the backbone, as `second_per_grid_ts` is: the seconds between a video's patches in time.
 
         Returns:
             `SequenceClassifierOutputWithPast` with `logits` of shape `(batch_size, 1)`, always float32.
 
         Raises:
-            ValueError: If image tokens come without pixels, or pixels without `mm_token_type_ids`.
+            ValueError: If image or video tokens come without pixels, or pixels without `mm_token_type_ids`.
         """
-        if image_grid_thw is not None and mm_token_type_ids is None:
-            raise ValueError(
-                "`image_grid_thw` came without `mm_token_type_ids`. Without them image tokens get plain 1-D positions "
-                "and the scores are wrong. Pass every key that the processor returns on to the model."
-            )
-        has_images = pixel_values is not None or kwargs.get("mm_encoder_outputs") is not None
-        if input_ids is not None and not has_images and (input_ids == self.config.image_token_id).any():
-            raise ValueError(
-                "`input_ids` holds image tokens, but there are no `pixel_values`. The score would not depend on the "
-                "image. Pass the images to the processor together with the text."
-            )
+        visuals = {
+            "image": (pixel_values, image_grid_thw, "pixel_values"),
+            "video": (pixel_values_videos, video_grid_thw, "pixel_values_videos"),
+        }
+        for kind, (pixels, grid, key) in visuals.items():
+            if grid is not None and mm_token_type_ids is None:
+                raise ValueError(
+                    f"`{kind}_grid_thw` came without `mm_token_type_ids`. Without them {kind} tokens get plain 1-D "
+                    "positions and the scores are wrong. Pass every key that the processor returns on to the model."
+                )
+            given = pixels is not None or kwargs.get("mm_encoder_outputs") is not None
+            token = getattr(self.config, f"{kind}_token_id")
+            if input_ids is not None and not given and (input_ids == token).any():
+                raise ValueError(
+                    f"`input_ids` holds {kind} tokens, but there are no `{key}`. The score would not depend on the "
+                    f"{kind}. Pass the {kind}s to the processor together with the text."
+                )
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             pixel_values=pixel_values,
             image_grid_thw=image_grid_thw,
             mm_token_type_ids=mm_token_type_ids,
+            pixel_values_videos=pixel_values_videos,
+            video_grid_thw=video_grid_thw,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state

@@ -5,10 +5,20 @@ from collections.abc import Iterator
 from transformers import ProcessorMixin
 
 from ..data.collators import DataCollatorForMPO, read_margin, read_pairs
-from ..data.encoding import TooLong, check_length, count_tokens, load_images, named_row, render, render_prompt
+from ..data.encoding import (
+    TooLong,
+    check_length,
+    count_tokens,
+    load_images,
+    load_videos,
+    named_row,
+    render,
+    render_prompt,
+)
 from ..data.images import as_image_list
 from ..data.messages import as_messages, join_turns, split_turns
 from ..data.placeholders import extract_images
+from ..data.videos.video_source import as_video_list
 from ..inference.fingerprints import settings_fingerprint
 from ..inference.response_scorer import check_responses
 from .template_check import check_template
@@ -16,8 +26,8 @@ from .template_check import check_template
 
 class PromptCheck:
     """
-    Says why a prompt cannot be sampled on: an image that cannot be decoded, a control token, nothing that is asked, or
-    placeholders that are not as many as the images.
+    Says why a prompt cannot be sampled on: an image or a video that cannot be decoded, a control token, nothing that is
+    asked, or placeholders that are not as many as the images and videos.
 
     A row with a text under `unreadable` could not be read where it was found, and that text is the reason.
 
@@ -25,10 +35,11 @@ class PromptCheck:
         processor ([`~transformers.ProcessorMixin`]):
             The model's processor. Its chat template is looked at, see [`check_template`].
         max_length (`int`, *optional*):
-            More tokens than this are too many, image tokens included. They are counted from the images' headers.
+            More tokens than this are too many, image tokens included. They are counted from the headers of images and
+            videos.
     """
 
-    columns = ("id", "prompt", "images", "unreadable")
+    columns = ("id", "prompt", "images", "videos", "unreadable")
 
     def __init__(self, processor: ProcessorMixin, max_length: int | None = None):
         self.processor, self.max_length = processor, max_length
@@ -48,13 +59,14 @@ class PromptCheck:
             if row.get("unreadable"):
                 raise ValueError(row["unreadable"])
             with named_row(name):
-                row = row | {"images": as_image_list(row["images"])}  # null is none
+                row = row | {"images": as_image_list(row["images"]), "videos": as_video_list(row.get("videos"))}
             load_images(name, row["images"])  # whole: a file that is cut shows itself in its last bytes
+            load_videos(self.processor, name, row["videos"])
             too_long = None
             for told, texts in self.conversations(name, row):
                 try:
                     if self.max_length is not None:
-                        n_tokens = count_tokens(self.processor, name, texts, row["images"])
+                        n_tokens = count_tokens(self.processor, name, texts, row["images"], row["videos"])
                         check_length(told, n_tokens, self.max_length)
                 except TooLong as error:
                     too_long = too_long or str(error)
@@ -66,7 +78,7 @@ class PromptCheck:
         """Each conversation that the model will see: what to call it, and its rendered text in parts."""
         with named_row(name):
             messages = as_messages(row["prompt"], [])
-        yield name, [render_prompt(self.processor, name, messages, row["images"])]
+        yield name, [render_prompt(self.processor, name, messages, row["images"], row["videos"])]
 
 
 class ResponsesCheck(PromptCheck):
@@ -101,7 +113,8 @@ class ResponsesCheck(PromptCheck):
                 before, answer = split_turns(extract_images(row["prompt"])[0], text)
                 if not before:
                     raise ValueError("the prompt is empty, so there is nothing to answer. Leave the row out.")
-            yield told, [render(self.processor, told, join_turns(before, answer), row["images"])]
+            shown = row["images"], row["videos"]
+            yield told, [render(self.processor, told, join_turns(before, answer), *shown)]
 
 
 class JudgeCheck(PromptCheck):
@@ -143,7 +156,8 @@ class PairCheck(PromptCheck):
             read_margin(name, row)
         for side, answer in zip(("chosen", "rejected"), pair[1:], strict=True):
             told = f"{side} response of {name}"
-            yield told, [render(self.processor, told, join_turns(pair[0], answer), row["images"])]
+            shown = row["images"], row["videos"]
+            yield told, [render(self.processor, told, join_turns(pair[0], answer), *shown)]
 
 
 class PolicyPairCheck(PairCheck):
@@ -157,6 +171,6 @@ class PolicyPairCheck(PairCheck):
 
     def conversations(self, name: str, row: dict) -> Iterator[tuple[str, list[str]]]:
         (pair,) = read_pairs([row], [name])
-        rendered = self.collator.render_pair(name, pair, row["images"])
+        rendered = self.collator.render_pair(name, pair, row["images"], row["videos"])
         for side in ("chosen", "rejected"):  # TRL tokenizes a prompt and its response each by itself
             yield f"{side} response of {name}", [rendered["prompt"], rendered[side]]

@@ -1,10 +1,8 @@
 """The one way this project reads a video, so that training, labelling and evaluation see the same frames."""
 
 import dataclasses
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-import av
 import numpy as np
 import torch
 from PIL import Image
@@ -14,10 +12,10 @@ from torchvision.transforms.functional import pil_to_tensor, resize
 from transformers import ProcessorMixin
 from transformers.video_utils import VideoMetadata
 
-from ..images import DECODING_ERRORS, image_size, load_image
+from ..images import image_size, load_image
 from .frame_limits import FrameLimits
 from .video_file import decode, look_at, opened
-from .video_source import VideoSource, frames_of, shown_video, unwrapped
+from .video_source import VideoSource, frames_of, named_errors, unwrapped
 
 
 @dataclass(frozen=True)
@@ -73,17 +71,6 @@ class Video:
 
     frames: torch.Tensor
     sampling: Sampling
-
-
-@contextmanager
-def named_errors(source: VideoSource):
-    """Turn what PIL and FFmpeg raise into a `ValueError` that names the video."""
-    try:
-        yield
-    except (*DECODING_ERRORS, av.FFmpegError) as error:
-        raise ValueError(
-            f"{shown_video(source)} could not be read as a video ({error}). Replace it, or leave its row out."
-        ) from error
 
 
 def token_size(processor: ProcessorMixin) -> int:

@@ -1,11 +1,13 @@
 """What a row may give as a video, told apart without opening it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import av
 from PIL import Image
 
-from ..images import image_key, shown
+from ..images import DECODING_ERRORS, image_key, shown
 
 
 VideoSource = str | Path | bytes | dict | Sequence
@@ -66,10 +68,11 @@ def frames_of(source: str | Path | bytes | list) -> list | None:
 
 def video_key(source: VideoSource) -> object:
     """What two sources have in common if they are the same file, the same bytes or the same frames."""
-    source = unwrapped(source)
-    if isinstance(source, list):
-        return tuple(map(image_key, source))
-    return source if isinstance(source, bytes) else str(source)
+    with named_errors(source):
+        plain = unwrapped(source)
+    if isinstance(plain, list):
+        return tuple(map(image_key, plain))
+    return plain if isinstance(plain, bytes) else str(plain)
 
 
 def shown_video(source: object) -> str:
@@ -82,3 +85,14 @@ def shown_video(source: object) -> str:
     if isinstance(source, Sequence) and not isinstance(source, str):
         return f"a video of {len(source)} frames" + (f", from {shown(source[0])}" if len(source) else "")
     return shown(source)
+
+
+@contextmanager
+def named_errors(source: VideoSource) -> Iterator[None]:
+    """Turn what PIL and FFmpeg raise into a `ValueError` that names the video."""
+    try:
+        yield
+    except (*DECODING_ERRORS, av.FFmpegError) as error:
+        raise ValueError(
+            f"{shown_video(source)} could not be read as a video ({error}). Replace it, or leave its row out."
+        ) from error

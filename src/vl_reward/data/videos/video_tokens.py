@@ -1,0 +1,57 @@
+"""Videos as a processor's patches, and the text that stands for them."""
+
+import torch
+from transformers import BatchFeature, ProcessorMixin
+
+from .video import Sampling, Video
+
+
+def process_videos(processor: ProcessorMixin, videos: list[Video]) -> BatchFeature:
+    """`pixel_values_videos`, `video_grid_thw` and `video_metadata` of videos whose frames are scaled already."""
+    return processor.video_processor(
+        videos=[video.frames for video in videos],
+        video_metadata=[video.sampling.metadata for video in videos],
+        do_resize=False,
+        do_sample_frames=False,
+        cap_pixels_per_frame=False,  # what it would resize to; without a value there is a warning
+        input_data_format="channels_first",
+        return_metadata=True,
+        return_tensors="pt",
+    )
+
+
+def grid_of(processor: ProcessorMixin, sampling: Sampling) -> list[int]:
+    """A video's patches in time, height and width."""
+    of_videos = processor.video_processor
+    frames = len(sampling.indices) // of_videos.temporal_patch_size
+    return [frames, sampling.height // of_videos.patch_size, sampling.width // of_videos.patch_size]
+
+
+def text_for(processor: ProcessorMixin, sampling: Sampling) -> str:
+    """What the processor puts in the place of a video: its visual tokens and, in Qwen3-VL, the times between them."""
+    held = {
+        "video_grid_thw": torch.tensor([grid_of(processor, sampling)]),
+        "video_metadata": [sampling.metadata],
+    }
+    return processor.replace_video_token(held, video_idx=0)
+
+
+def model_inputs(processor: ProcessorMixin, videos: list[Video]) -> dict[str, torch.Tensor]:
+    """
+    What a model takes of a batch's videos, in their order, each distinct one turned into patches once. An empty
+    dictionary without any.
+    """
+    if not videos:
+        return {}
+    distinct = list({id(video): video for video in videos}.values())
+    numbers = {id(video): number for number, video in enumerate(distinct)}
+    shown = [numbers[id(video)] for video in videos]
+    processed = process_videos(processor, distinct)
+    grids = processed["video_grid_thw"]
+    patches = processed["pixel_values_videos"].split(grids.prod(-1).tolist())
+    inputs = {"pixel_values_videos": torch.cat([patches[i] for i in shown]), "video_grid_thw": grids[shown]}
+    if "second_per_grid_ts" in processor.model_input_names:  # Qwen3-VL has times in its text
+        step = processor.video_processor.temporal_patch_size
+        seconds = [step / video.sampling.metadata.sampled_fps for video in videos]
+        inputs["second_per_grid_ts"] = torch.tensor(seconds)  # in 32 bits, as the processor gives them
+    return inputs
