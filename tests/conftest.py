@@ -34,7 +34,8 @@ CANDIDATES = Features(
 
 
 # The others know Qwen2.5-VL alone.
-FOR_EACH_FAMILY = {"test_families", "test_prefix_sharing", "test_reward_models", "test_video_rows"}
+FOR_EACH_FAMILY = {"test_families", "test_prefix_sharing", "test_reward_models", "test_shared_videos"}
+FOR_EACH_FAMILY |= {"test_video_rows"}
 
 
 def pytest_generate_tests(metafunc):

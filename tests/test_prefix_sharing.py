@@ -18,7 +18,7 @@ from vl_reward import DataCollatorForVisionReward, share_prefixes, unshare_prefi
 from vl_reward.models.families import family_of
 from vl_reward.models.vision_reward_model import ScoreHead
 from vl_reward.prefix_sharing import shared_forward
-from vl_reward.prefix_sharing.packed_images import image_codes, rope_positions, unique_images
+from vl_reward.prefix_sharing.packed_images import Visuals
 from vl_reward.prefix_sharing.share_prefixes import shares_prefixes
 from vl_reward.tiny.digits import compose
 
@@ -219,10 +219,9 @@ def test_positions_are_those_of_transformers(models, processor, images, padding_
     expected, _ = backbone.get_rope_index(
         batch["input_ids"], batch["mm_token_type_ids"], batch["image_grid_thw"], attention_mask=attended
     )
-    kept, same_as = unique_images(batch["pixel_values"], batch["image_grid_thw"])
-    codes = image_codes(backbone.config, batch["input_ids"], batch["image_grid_thw"], kept, same_as)
-    positions = rope_positions(backbone.config, codes, attended, batch["image_grid_thw"][kept])
-    assert kept == [0, 1, 2]
+    visuals = Visuals(batch["pixel_values"], batch["image_grid_thw"], n_images=4)
+    positions = visuals.positions(backbone.config, batch["input_ids"], attended)
+    assert visuals.kept == [0, 1, 2]
     assert torch.equal(positions[:, attended], expected[:, attended])
 
 

@@ -28,6 +28,7 @@ class Qwen2_5_VLForSequenceClassification(VisionRewardModel, Qwen2_5_VLPreTraine
     vision_tower = "visual"
     projectors = ("merger",)
     vllm_head_name = "language_model.score"  # its decoder is a whole Qwen2ForCausalLM there
+    times_in_text = False
 
     @classmethod
     def why_not_shared(cls, text_config: Qwen2_5_VLTextConfig) -> str | None:

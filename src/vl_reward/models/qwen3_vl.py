@@ -28,6 +28,7 @@ class Qwen3VLForSequenceClassification(VisionRewardModel, Qwen3VLPreTrainedModel
     vision_tower = "visual"
     projectors = ("deepstack_merger_list", "merger")
     vllm_head_name = "score"
+    times_in_text = True
 
 
 register_with_transformers(Qwen3VLForSequenceClassification, "Qwen3VLForConditionalGeneration")

@@ -1,16 +1,136 @@
-"""The distinct images of a batch: which they are, what stands for them in a row, and where."""
+"""The distinct images and videos of a batch: which they are, what stands for them in a row, and where."""
+
+from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedConfig
 
+from ..models.families import family_of
+
+
+@dataclass
+class Visuals:
+    """
+    The images of a batch and, after them, its videos. All of them pass the vision tower in one call, since ranks whose
+    batches hold other kinds have to make the same calls.
+
+    Args:
+        pixels (`torch.Tensor` of shape `(num_patches, patch_dim)`):
+            Patches of all of them.
+        grids (`torch.LongTensor` of shape `(num_images + num_videos, 3)`):
+            Patches of each in time, height and width.
+        n_images (`int`):
+            How many of them are images.
+        seconds (`torch.Tensor` of shape `(num_videos,)`, *optional*):
+            Between the patches of each video in time, where positions say it.
+    """
+
+    pixels: torch.Tensor
+    grids: torch.Tensor
+    n_images: int
+    seconds: torch.Tensor | None = None
+
+    def __post_init__(self):
+        self.kept, self.same_as = unique_images(self.pixels, self.grids)
+
+    @classmethod
+    def of_batch(
+        cls,
+        pixel_values: torch.Tensor | None,
+        image_grid_thw: torch.Tensor | None,
+        pixel_values_videos: torch.Tensor | None,
+        video_grid_thw: torch.Tensor | None,
+        second_per_grid_ts: torch.Tensor | None,
+    ) -> "Visuals | None":
+        """Those of a model's inputs. `None` without any."""
+        pixels = [one for one in (pixel_values, pixel_values_videos) if one is not None]
+        if not pixels:
+            return None
+        grids = [
+            grid
+            for one, grid in ((pixel_values, image_grid_thw), (pixel_values_videos, video_grid_thw))
+            if one is not None
+        ]
+        n_images = 0 if pixel_values is None else len(image_grid_thw)
+        return cls(torch.cat(pixels), torch.cat(grids), n_images, second_per_grid_ts)
+
+    @property
+    def distinct(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Patches and grids of those that differ."""
+        patches = self.pixels.split(self.grids.prod(-1).tolist())
+        return torch.cat([patches[i] for i in self.kept]), self.grids[self.kept]
+
+    def codes(self, config: PreTrainedConfig, input_ids: torch.Tensor) -> torch.Tensor | None:
+        """
+        Number what stands at each token: the id of a text token; past the vocabulary, for a token of an image or a
+        video, the row of its features among those of the distinct ones.
+
+        Returns:
+            `torch.LongTensor` of shape `(batch_size, seq_len)`, or `None` if tokens and pixels do not fit together.
+        """
+        lengths = (self.grids.prod(-1) // config.vision_config.spatial_merge_size**2).tolist()
+        rows_of = torch.arange(sum(lengths[i] for i in self.kept)).split([lengths[i] for i in self.kept])
+        codes = input_ids
+        for token, numbers in (
+            (config.image_token_id, self.same_as[: self.n_images]),
+            (config.video_token_id, self.same_as[self.n_images :]),
+        ):
+            is_visual = input_ids == token
+            rows = torch.cat([rows_of[number] for number in numbers]) if numbers else torch.arange(0)
+            if len(rows) != is_visual.sum():
+                return None
+            codes = codes.masked_scatter(is_visual, config.text_config.vocab_size + rows.to(input_ids.device))
+        return codes
+
+    def positions(self, config: PreTrainedConfig, input_ids: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """
+        M-RoPE positions, of shape `(3, batch_size, seq_len)`, as every family's `get_rope_index` gives them for
+        attended tokens: a text token stands one after the token before it; the tokens of an image or a video stand at
+        its start plus their time, row and column, and the next token at its start plus its longer side. That method
+        loops over all tokens in Python.
+        """
+        offsets = torch.zeros(*input_ids.shape, 3, dtype=torch.long, device=input_ids.device)
+        advance = torch.ones_like(input_ids)
+        for token, blocks in (
+            (config.image_token_id, [(grid, 1) for grid in self.grids[: self.n_images].tolist()]),
+            (config.video_token_id, self.blocks_of_videos(config)),
+        ):
+            if blocks:
+                is_visual = input_ids == token
+                shifts, steps = zip(*(block(config, *one) for one in blocks), strict=True)
+                offsets[is_visual] = torch.cat(shifts).to(input_ids.device)
+                advance[is_visual] = torch.cat(steps).to(input_ids.device)
+        advance = advance * attended
+        return (advance.cumsum(1) - advance) + offsets.permute(2, 0, 1)
+
+    def blocks_of_videos(self, config: PreTrainedConfig) -> list[tuple[list[int], torch.Tensor | int]]:
+        """
+        The grids of videos, as they stand in one piece in a row, and how far their steps in time are apart. Where times
+        are in the text, each step is a piece by itself.
+        """
+        grids = self.grids[self.n_images :].tolist()
+        if family_of(config).times_in_text:
+            return [([1, height, width], 1) for frames, height, width in grids for _ in range(frames)]
+        seconds = [1] * len(grids) if self.seconds is None else self.seconds.cpu()
+        return [(grid, config.vision_config.tokens_per_second * one) for grid, one in zip(grids, seconds, strict=True)]
+
+
+def block(config: PreTrainedConfig, grid: list[int], interval: torch.Tensor | int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each token of a grid the time, row and column, and what the next token is away from it."""
+    frames, height, width = grid[0], *(side // config.vision_config.spatial_merge_size for side in grid[1:])
+    times = (torch.arange(frames) * interval).long()  # as `get_vision_position_ids` rounds
+    steps = torch.zeros(frames * height * width, dtype=torch.long)
+    steps[-1] = max(height, width)
+    return torch.cartesian_prod(times, torch.arange(height), torch.arange(width)), steps
+
 
 def unique_images(pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> tuple[list[int], list[int]]:
     """
-    Find equal images in a batch.
+    Find equal images, or videos, in a batch.
 
     Returns:
-        `tuple[list[int], list[int]]`: the images to keep, by their place in the batch; and for each image of the batch
-        which of the kept ones it equals.
+        `tuple[list[int], list[int]]`: those to keep, by their place in the batch; and for each of the batch which of
+        the kept ones it equals.
     """
     patches = pixel_values.split(image_grid_thw.prod(-1).tolist())
     bits = {8: torch.int64, 4: torch.int32, 2: torch.int16}[pixel_values.element_size()]
@@ -33,48 +153,3 @@ def blank_image(config: PreTrainedConfig, device: torch.device) -> tuple[torch.T
     patch_size = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
     grid = [1, vision.spatial_merge_size, vision.spatial_merge_size]
     return torch.zeros(vision.spatial_merge_size**2, patch_size, device=device), torch.tensor([grid], device=device)
-
-
-def image_codes(
-    config: PreTrainedConfig, input_ids: torch.Tensor, image_grid_thw: torch.Tensor, kept: list[int], same_as: list[int]
-) -> torch.Tensor | None:
-    """
-    Number what stands at each token: the id of a text token; past the vocabulary, for an image token, the row of its
-    features among those of the distinct images. `kept` and `same_as` are those of [`unique_images`].
-
-    Returns:
-        `torch.LongTensor` of shape `(batch_size, seq_len)`, or `None` if image tokens and images do not fit together.
-    """
-    lengths = (image_grid_thw.prod(-1) // config.vision_config.spatial_merge_size**2).tolist()
-    rows_of = torch.arange(sum(lengths[i] for i in kept)).split([lengths[i] for i in kept])
-    rows = torch.cat([rows_of[number] for number in same_as]).to(input_ids.device)
-    is_image = input_ids == config.image_token_id
-    if len(rows) != is_image.sum():
-        return None
-    return input_ids.masked_scatter(is_image, config.text_config.vocab_size + rows)
-
-
-def rope_positions(
-    config: PreTrainedConfig, codes: torch.Tensor, attended: torch.Tensor, grids: torch.Tensor
-) -> torch.Tensor:
-    """
-    M-RoPE positions, of shape `(3, batch_size, seq_len)`, as every family's `get_rope_index` gives them for attended
-    tokens: a text token stands one after the token before it; the tokens of an image stand at its start plus their
-    time, row and column, and the next token at its start plus its longer side. That method loops over all tokens in
-    Python.
-
-    `codes` and the distinct images' `grids` are those of [`image_codes`].
-    """
-    vocab_size, merge_size = config.text_config.vocab_size, config.vision_config.spatial_merge_size
-    offsets, advances = [], []
-    for frames, height, width in grids.tolist():
-        height, width = height // merge_size, width // merge_size
-        offsets.append(torch.cartesian_prod(*map(torch.arange, (frames, height, width))))
-        advances.append(torch.zeros(len(offsets[-1]), dtype=torch.long))
-        advances[-1][-1] = max(height, width)
-    is_image = codes >= vocab_size
-    rows = (codes[is_image] - vocab_size).cpu()
-    advance = torch.ones_like(codes).masked_scatter(is_image, torch.cat(advances)[rows].to(codes.device)) * attended
-    positions = (advance.cumsum(1) - advance).expand(3, -1, -1).clone()
-    positions[:, is_image] += torch.cat(offsets)[rows].T.to(codes.device)
-    return positions

@@ -1,4 +1,4 @@
-"""A forward pass that computes each distinct token and each distinct image of a batch once."""
+"""A forward pass that computes each distinct token, image and video of a batch once."""
 
 import functools
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
-from .packed_images import blank_image, image_codes, rope_positions, unique_images
+from .packed_images import Visuals, blank_image
 from .packed_rows import PREFIX, PackedRows
 
 
@@ -18,7 +18,6 @@ PLAIN_ONLY = (
     "past_key_values",
     "inputs_embeds",
     "use_cache",
-    "pixel_values_videos",
     "output_attentions",
     "output_hidden_states",
 )
@@ -49,10 +48,12 @@ def shared_forward(
     pixel_values: torch.Tensor | None = None,
     image_grid_thw: torch.LongTensor | None = None,
     mm_token_type_ids: torch.IntTensor | None = None,
+    pixel_values_videos: torch.Tensor | None = None,
+    video_grid_thw: torch.LongTensor | None = None,
     **kwargs,
 ) -> BaseModelOutputWithPast:
     """
-    The backbone's forward pass with each distinct token and each distinct image computed once.
+    The backbone's forward pass with each distinct token, image and video computed once.
 
     The vision tower runs once and first, then the embedding, then the decoder, whatever the rows hold: where weights
     are sharded (ZeRO-3, FSDP2) each module's call is a collective, and all ranks have to make them in one order.
@@ -63,35 +64,32 @@ def shared_forward(
         attention_mask=attention_mask,
         image_grid_thw=image_grid_thw,
         mm_token_type_ids=mm_token_type_ids,
+        video_grid_thw=video_grid_thw,
         **kwargs,
     )
     cache = kwargs.get("past_key_values")
     encoded = kwargs.get("mm_encoder_outputs") is not None
     if input_ids is None or encoded or (cache is not None and cache.get_seq_length()):
-        return plain(pixel_values=pixel_values)
+        return plain(pixel_values=pixel_values, pixel_values_videos=pixel_values_videos)
 
-    if pixel_values is None:
-        (pixels, grids), kept, same_as = blank_image(self.config, input_ids.device), [], []
-    else:
-        kept, same_as = unique_images(pixel_values, image_grid_thw)
-        patches = pixel_values.split(image_grid_thw.prod(-1).tolist())
-        pixels, grids = torch.cat([patches[i] for i in kept]), image_grid_thw[kept]
-    features = ImageFeatures(self.get_image_features(pixels, grids, return_dict=True))
+    seconds = kwargs.get("second_per_grid_ts")
+    visuals = Visuals.of_batch(pixel_values, image_grid_thw, pixel_values_videos, video_grid_thw, seconds)
+    pixels, grids = blank_image(self.config, input_ids.device) if visuals is None else visuals.distinct
+    # One call for both kinds: `get_video_features` runs the same tower.
+    features = VisualFeatures(self.get_image_features(pixels, grids, return_dict=True))
 
     packed = None
     other_inputs = any(kwargs.get(key) is not None and kwargs[key] is not False for key in PLAIN_ONLY)
     if self.language_model.config._attn_implementation.startswith(PREFIX) and not other_inputs:
-        packed = pack(self.config, input_ids, attention_mask, mm_token_type_ids, image_grid_thw, kept, same_as)
+        packed = pack(self.config, input_ids, attention_mask, mm_token_type_ids, visuals)
     if packed is None:
-        images = features.of_images(same_as) if same_as else None
-        return with_features(self, features, images, plain)
+        return with_features(self, features, features.of_batch(visuals), plain)
 
     rows, codes, position_ids = packed
-    feature_rows = codes.flatten()[rows.source] - self.config.text_config.vocab_size
-    feature_rows = feature_rows[feature_rows >= 0]
-    shown = features.of_tokens(feature_rows) if len(feature_rows) else None
+    input_ids, codes = input_ids.flatten()[rows.source], codes.flatten()[rows.source]
+    shown = features.of_tokens(self.config, input_ids, codes)
     kwargs |= {
-        "input_ids": input_ids.flatten()[rows.source][None],
+        "input_ids": input_ids[None],
         "attention_mask": rows,
         "position_ids": position_ids.flatten(1)[:, None, rows.source],
         "use_cache": False,
@@ -102,13 +100,13 @@ def shared_forward(
 
 
 @dataclass
-class ImageFeatures:
+class VisualFeatures:
     """
-    What the vision tower gives for the distinct images of a batch.
+    What the vision tower gives for the distinct images and videos of a batch.
 
     Args:
         outputs (`BaseModelOutputWithPooling`):
-            Its `pooler_output` has a tensor for each image. So has each layer of `deepstack_features`, where a family
+            Its `pooler_output` has a tensor for each of them. So has each layer of `deepstack_features`, where a family
             adds features inside the decoder, too.
     """
 
@@ -118,13 +116,28 @@ class ImageFeatures:
     def layers(self) -> list[tuple[torch.Tensor, ...]]:
         return [self.outputs.pooler_output, *self.outputs.get("deepstack_features", ())]
 
-    def of_images(self, numbers: list[int]) -> BaseModelOutputWithPooling:
-        """Those of a batch's images, by the number of the distinct image that each equals."""
-        return self.replaced([tuple(layer[number] for number in numbers) for layer in self.layers])
+    def of_batch(self, visuals: Visuals | None) -> dict[str, BaseModelOutputWithPooling]:
+        """Those of a batch's images and videos, as `mm_encoder_outputs` takes them."""
+        if visuals is None:
+            return {}
+        numbers = {"image": visuals.same_as[: visuals.n_images], "video": visuals.same_as[visuals.n_images :]}
+        return {
+            kind: self.replaced([tuple(layer[number] for number in of_kind) for layer in self.layers])
+            for kind, of_kind in numbers.items()
+            if of_kind
+        }
 
-    def of_tokens(self, rows: torch.Tensor) -> BaseModelOutputWithPooling:
-        """Those of image tokens, by their rows among all features."""
-        return self.replaced([(torch.cat(layer)[rows],) for layer in self.layers])
+    def of_tokens(
+        self, config: PreTrainedConfig, input_ids: torch.Tensor, codes: torch.Tensor
+    ) -> dict[str, BaseModelOutputWithPooling]:
+        """Those of image and video tokens, by their codes, which are rows among all features."""
+        layers, shown = [torch.cat(layer) for layer in self.layers], {}
+        for kind, token in (("image", config.image_token_id), ("video", config.video_token_id)):
+            rows = codes[(input_ids == token) & (codes >= config.text_config.vocab_size)]
+            if len(rows):
+                rows = rows - config.text_config.vocab_size
+                shown[kind] = self.replaced([(layer[rows],) for layer in layers])
+        return shown
 
     def replaced(self, layers: list[tuple[torch.Tensor, ...]]) -> BaseModelOutputWithPooling:
         deepstack = {"deepstack_features": layers[1:]} if "deepstack_features" in self.outputs else {}
@@ -132,14 +145,15 @@ class ImageFeatures:
 
 
 def with_features(
-    backbone: PreTrainedModel, features: ImageFeatures, shown: BaseModelOutputWithPooling | None, forward
+    backbone: PreTrainedModel, features: VisualFeatures, shown: dict[str, BaseModelOutputWithPooling], forward
 ):
     """
-    A forward pass with the features of images, `shown` in the order of their tokens. Features that no token shows take
-    part all the same, without an effect: DDP and ZeRO-3 wait for their gradients, where the others' are made.
+    A forward pass with the features of images and videos, `shown` in the order of their tokens. Features that no token
+    shows take part all the same, without an effect: DDP and ZeRO-3 wait for their gradients, where the others' are
+    made.
     """
-    if shown is not None:
-        return forward(mm_encoder_outputs={"image": shown})
+    if shown:
+        return forward(mm_encoder_outputs=shown)
 
     def add_nothing(module, inputs, embeddings):
         return embeddings + 0 * sum(torch.cat(layer).sum() for layer in features.layers).to(embeddings.dtype)
@@ -156,9 +170,7 @@ def pack(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
     mm_token_type_ids: torch.Tensor | None,
-    image_grid_thw: torch.Tensor | None,
-    kept: list[int],
-    same_as: list[int],
+    visuals: Visuals | None,
 ) -> tuple[PackedRows, torch.Tensor, torch.Tensor] | None:
     """The rows of a batch as [`PackedRows`], with the codes and the positions of their tokens, where it is worth it."""
     if attention_mask is not None and not (torch.is_tensor(attention_mask) and attention_mask.ndim == 2):
@@ -166,13 +178,14 @@ def pack(
     attended = torch.ones_like(input_ids).bool() if attention_mask is None else attention_mask.bool()
     codes, position_ids = input_ids, torch.arange(input_ids.shape[1], device=input_ids.device)
     position_ids = position_ids.expand(3, *input_ids.shape)
-    if same_as:
-        codes = image_codes(config, input_ids, image_grid_thw, kept, same_as)
+    if visuals is not None:
+        codes = visuals.codes(config, input_ids)
         # The plain pass says what is wrong, or gives images the positions of text.
         if codes is None or mm_token_type_ids is None:
             return None
-        if not torch.equal(mm_token_type_ids == 1, codes >= config.text_config.vocab_size):
+        types = (input_ids == config.image_token_id).int() + 2 * (input_ids == config.video_token_id).int()
+        if not torch.equal(mm_token_type_ids.int(), types):
             return None
-        position_ids = rope_positions(config, codes, attended, image_grid_thw[kept])
+        position_ids = visuals.positions(config, input_ids, attended)
     rows = PackedRows.from_rows(codes, position_ids, attended)
     return (rows, codes, position_ids) if 0 < len(rows.source) <= WORTH_IT * input_ids.numel() else None
