@@ -85,7 +85,7 @@ def main(script_args, sampling, model_args):
     ####################
     # Dataset
     ####################
-    dataset = NamedDataset(script_args.dataset_name, columns=script_args.columns)
+    dataset = NamedDataset(script_args.dataset_name, columns=script_args.columns, images_only=True)
     candidates, output_dir = dataset.split(script_args.dataset_train_split), Path(script_args.output_dir)
     if "finish_reasons" not in candidates.column_names:
         state.print("The candidates have no `finish_reasons`: every response counts as finished.")

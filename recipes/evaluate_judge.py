@@ -31,6 +31,7 @@ from vl_reward.benchmarks.benchmark_images import AskedRows, BenchmarkImages
 from vl_reward.benchmarks.judge_verdict import LetterVerdict, NumberedVerdict
 from vl_reward.benchmarks.report import BenchmarkReport, PublishedTable
 from vl_reward.data.named_dataset import NamedDataset
+from vl_reward.data.videos.frame_limits import FrameLimits
 from vl_reward.inference.resumable_store import ResumableStore
 from vl_reward.preflight.row_checks import JudgeCheck
 from vl_reward.preflight.usable_rows import UsableRows
@@ -74,6 +75,7 @@ def main(script_args, sampling, model_args):
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.image_pixels
     )
+    FrameLimits.keep(processor, **model_args.video_limits)
     sampler = ResponseSampler(model, processor, sampling)
 
     ####################
@@ -99,7 +101,8 @@ def main(script_args, sampling, model_args):
     for number, shard in store.pending():
         set_seed(script_args.seed + number)
         prompts = [form.prompt(row["prompt"], *row["responses"][::order]) for order in (1, -1) for row in shard]
-        texts, _ = sampler(prompts, [row["images"] for row in shard] * 2, script_args.votes_per_order)
+        images, videos = ([row.get(key) for row in shard] * 2 for key in ("images", "videos"))
+        texts, _ = sampler(prompts, images, script_args.votes_per_order, videos=videos)
         store.write(number, straight=texts[: len(shard)], turned=texts[len(shard) :])
     if not state.is_main_process:
         return state.destroy_process_group()  # an abort at its end would take the process that saves along

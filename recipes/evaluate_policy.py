@@ -34,8 +34,9 @@ from vl_reward import (
     VisionModelConfig,
     unshare_prefixes,
 )
-from vl_reward.data.images import blank_image
+from vl_reward.benchmarks.benchmark_images import AskedRows
 from vl_reward.data.named_dataset import NamedDataset
+from vl_reward.data.videos.frame_limits import FrameLimits
 from vl_reward.labelling import verifiers
 from vl_reward.preflight.row_checks import PromptCheck
 from vl_reward.preflight.usable_rows import UsableRows
@@ -72,6 +73,7 @@ def main(script_args, sampling, model_args):
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.image_pixels
     )
+    FrameLimits.keep(processor, **model_args.video_limits)
     greedy = ResponseSampler(model, processor, replace(sampling, temperature=0.0))
 
     ####################
@@ -83,15 +85,17 @@ def main(script_args, sampling, model_args):
     usable = UsableRows(prompts, PromptCheck(processor), output_dir, script_args.max_refused)
     prompts = usable.rows
     verifiers.check_answers(verify, prompts.select_columns(["id", "answer"]), needed=True)
-    questions, images, answers = prompts["prompt"][:], prompts["images"][:], prompts["answer"][:]
-    blank_images = [[blank_image(image) for image in row] for row in images]
-    names = [f"row {id}" for id in prompts["id"]]
+    asked = list(prompts.select_columns([name for name in PromptCheck.columns if name in prompts.column_names]))
+    questions, images, videos = ([row.get(key) for row in asked] for key in ("prompt", "images", "videos"))
+    blank = AskedRows.with_blank_images(asked)
+    blank_images, blank_videos = ([row[key] for row in blank] for key in ("images", "videos"))
+    names, answers = [f"row {row['id']}" for row in asked], prompts["answer"][:]
 
     ####################
     # Evaluation
     ####################
-    greedy_responses, _ = greedy(questions, images, names=names)
-    blank_responses, _ = greedy(questions, blank_images, names=names)
+    greedy_responses, _ = greedy(questions, images, names=names, videos=videos)
+    blank_responses, _ = greedy(questions, blank_images, names=names, videos=blank_videos)
     verdicts = [verify(row[0], a) for row, a in zip(greedy_responses, answers, strict=True)]
     accuracy = fmean(map(bool, verdicts))
     results = {
@@ -110,7 +114,6 @@ def main(script_args, sampling, model_args):
         if not model_args.share_prefixes:
             unshare_prefixes(scorer.model)
         scorer.model.to(device)
-        asked = list(prompts.select_columns(["id", "prompt", "images"]))
         scores = scorer.score_candidates(
             [row | {"responses": texts} for row, texts in zip(asked, greedy_responses, strict=True)]
         )
@@ -120,7 +123,8 @@ def main(script_args, sampling, model_args):
         lines = [line | {"greedy_score": row[0]} for line, row in zip(lines, scores, strict=True)]
 
     if script_args.reward_model is not None and script_args.num_generations > 0:
-        samples, _ = ResponseSampler(model, processor, sampling)(questions, images, script_args.num_generations)
+        sampler = ResponseSampler(model, processor, sampling)
+        samples, _ = sampler(questions, images, script_args.num_generations, names, videos)
         scores = scorer.score_candidates(
             [row | {"responses": texts} for row, texts in zip(asked, samples, strict=True)]
         )

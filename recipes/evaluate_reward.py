@@ -56,6 +56,7 @@ class RewardEvaluationArguments(DatasetArguments):
     )
     data_files: str | None = field(default=None, metadata={"help": "The benchmark's file; without it, its hub id."})
     image_folder: str | None = field(default=None, metadata={"help": "Image paths begin here, not beside the file."})
+    frames_as_images: bool = field(default=False, metadata={"help": "A benchmark's video is read as single images."})
     scores_file: str | None = field(default=None, metadata={"help": "These are the rows' scores: no model runs."})
     training_dataset: str | None = field(default=None, metadata={"help": "Results are given without its rows, too."})
     max_hamming_distance: int = field(default=6, metadata={"help": "Hashes of one image may differ in so many bits."})
@@ -97,11 +98,13 @@ def main(script_args, model_args):
                 max_pixels=model_args.image_pixels,
                 revision=model_args.model_revision,
                 share_prefixes=model_args.share_prefixes,
+                video_limits=model_args.video_limits,
                 dtype=model_args.dtype,
                 attn_implementation=model_args.attn_implementation,
             )
             scorer.model.to(state.device)
-        asked, with_blank = AskedRows(rows, BenchmarkImages(folder).of(rows)), script_args.benchmark is None
+        asked = AskedRows(rows, BenchmarkImages(folder).of(rows), frames_as_images=script_args.frames_as_images)
+        with_blank = script_args.benchmark is None
         check = ResponsesCheck(scorer.processor, scorer.max_length)
         usable = UsableRows(asked, check, output_dir, script_args.max_refused)
         fingerprint = scorer.fingerprint(with_blank_images=with_blank)
@@ -122,9 +125,11 @@ def main(script_args, model_args):
     ####################
     overlap = None
     if script_args.training_dataset is not None:
-        training = NamedDataset(script_args.training_dataset).split(script_args.dataset_train_split)
+        training = NamedDataset(script_args.training_dataset, images_only=True).split(script_args.dataset_train_split)
         overlap = TrainingOverlap(training, folder, script_args.max_hamming_distance)
     results = {"model": script_args.scores_file or model_args.model_name_or_path}
+    if script_args.scores_file is None and any(row["subset"] == "video" for row in rows):
+        results["frames_as_images"] = script_args.frames_as_images  # the two readings do not compare
     results |= BenchmarkReport(benchmark.summarize, rows, overlap)(scores)
     if blank_scores:
         results["blank_image_subsets"] = preferences.summarize(rows, blank_scores)["subsets"]

@@ -88,7 +88,8 @@ def main(script_args, training_args, model_args):
     # Dataset
     ####################
     # Edit here: the rows. `columns` in the YAML maps yours to `prompt` and `images`.
-    dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config, script_args.columns)
+    where = script_args.dataset_config, script_args.columns
+    dataset = NamedDataset(script_args.dataset_name, *where, images_only=True)
     # What could not be trained on stops the run now, and not at the step that meets it.
     preflight = TrainingPreflight(training_args.output_dir)
     (dataset,) = preflight(PromptCheck(processor), train=dataset.split(script_args.dataset_train_split))

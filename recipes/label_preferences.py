@@ -82,6 +82,7 @@ def main(script_args, model_args):
             max_pixels=model_args.image_pixels,
             revision=model_args.model_revision,
             share_prefixes=model_args.share_prefixes,
+            video_limits=model_args.video_limits,
             dtype=model_args.dtype,
             attn_implementation=model_args.attn_implementation,
         )
@@ -103,7 +104,7 @@ def main(script_args, model_args):
     ####################
     # Scoring
     ####################
-    asked = candidates.select_columns(["id", "prompt", "images", "responses"])
+    asked = candidates.select_columns([name for name in check.columns if name in candidates.column_names])
     store = ResumableStore(output_dir / "scores", scorer.fingerprint(), asked, places=usable.places)
     for number, rows in store.pending():
         store.write(number, scores=scorer.score_candidates(rows))

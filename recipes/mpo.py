@@ -23,6 +23,7 @@ from trl import DPOConfig, get_peft_config
 
 from vl_reward import DatasetArguments, MPOTrainer, RecipeParser, SamplingParameters, VisionModelConfig, share_prefixes
 from vl_reward.data.named_dataset import NamedDataset
+from vl_reward.data.videos.frame_limits import FrameLimits
 from vl_reward.labelling.verifiers import VERIFIERS
 from vl_reward.memory.estimate import MemoryEstimate
 from vl_reward.preflight.row_checks import PolicyPairCheck, PromptCheck
@@ -73,6 +74,7 @@ def main(script_args, training_args, model_args):
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.image_pixels
     )
+    FrameLimits.keep(processor, **model_args.video_limits)
     # With LoRA the reference is the policy with its adapter switched off.
     ref_model = None if model_args.use_peft else load_base()
     if model_args.share_prefixes:  # chosen and rejected have prompt and images in common: those are computed once

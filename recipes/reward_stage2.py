@@ -32,6 +32,7 @@ from vl_reward import (
     share_prefixes,
 )
 from vl_reward.data.named_dataset import NamedDataset
+from vl_reward.data.videos.frame_limits import FrameLimits
 from vl_reward.memory.estimate import MemoryEstimate
 from vl_reward.models.families import family_of
 from vl_reward.preflight.row_checks import PairCheck
@@ -70,6 +71,7 @@ def main(script_args, training_args, model_args):
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.image_pixels
     )
+    FrameLimits.keep(processor, **model_args.video_limits)
     freeze(model, model_args)
     if model_args.share_prefixes:
         share_prefixes(model)  # chosen and rejected have prompt and images in common: those are computed once

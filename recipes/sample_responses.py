@@ -34,6 +34,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 from vl_reward import DatasetArguments, RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
 from vl_reward.arguments.engine_arguments import SamplingEngineArguments
 from vl_reward.data.named_dataset import NamedDataset
+from vl_reward.data.videos.frame_limits import FrameLimits
 from vl_reward.inference.resumable_store import ResumableStore
 from vl_reward.inference.server_sampler import ServerSampler
 from vl_reward.inference.vllm_sampler import VLLMSampler
@@ -66,6 +67,7 @@ def main(script_args, engine_args, sampling, model_args):
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.image_pixels
     )
+    FrameLimits.keep(processor, **model_args.video_limits)
     if engine_args.engine == "transformers":
         model = AutoModelForImageTextToText.from_pretrained(
             model_args.model_name_or_path,
@@ -96,14 +98,14 @@ def main(script_args, engine_args, sampling, model_args):
     ####################
     settings = {"num_generations": script_args.num_generations, "seed": script_args.seed}
     fingerprint = sampler.fingerprint(**settings)
-    asked = prompts.select_columns(["id", "prompt", "images"])
+    asked = prompts.select_columns([name for name in check.columns if name in prompts.column_names])
     samples = output_dir / "samples"
     store = ResumableStore(samples, fingerprint, asked, script_args.shard_size, places=usable.places)
     for number, rows in store.pending():
         set_seed(script_args.seed + number)
-        questions, images = ([row[key] for row in rows] for key in ("prompt", "images"))
+        questions, images, videos = ([row.get(key) for row in rows] for key in ("prompt", "images", "videos"))
         names = [f"row {row['id']}" for row in rows]
-        responses, finish_reasons = sampler(questions, images, script_args.num_generations, names)
+        responses, finish_reasons = sampler(questions, images, script_args.num_generations, names, videos)
         store.write(number, responses=responses, finish_reasons=finish_reasons)
     if not state.is_main_process:
         return state.destroy_process_group()  # an abort at its end would take the process that saves along

@@ -80,6 +80,7 @@ def main(script_args, model_args):
             max_pixels=model_args.image_pixels,
             revision=model_args.model_revision,
             share_prefixes=model_args.share_prefixes,
+            video_limits=model_args.video_limits,
             dtype=model_args.dtype,
             attn_implementation=model_args.attn_implementation,
         )
@@ -90,7 +91,8 @@ def main(script_args, model_args):
     ####################
     check = ResponsesCheck(scorer.processor, scorer.max_length, empty_ones=True)
     usable = UsableRows(rows, check, output_dir, script_args.max_refused)
-    asked, scores = usable.rows.select_columns(["id", "prompt", "images", "responses"]), output_dir / "scores"
+    asked = usable.rows.select_columns([name for name in check.columns if name in usable.rows.column_names])
+    scores = output_dir / "scores"
     store = ResumableStore(scores, scorer.fingerprint(), asked, script_args.shard_size, places=usable.places)
     for number, shard in store.pending():
         store.write(number, scores=scorer.score_candidates(shard))

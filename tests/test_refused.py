@@ -50,7 +50,7 @@ def test_what_a_model_would_refuse_in_a_prompt(processor, cut):
         verdict = check({"id": "r", "prompt": "a", "images": []} | changes)
         assert reason in verdict["refused"] and "row r" not in verdict["refused"] and not verdict["too_long"]
     for none in ([], None):
-        assert check({"id": "r", "prompt": "a", "images": none}) == {"refused": None, "too_long": False}
+        assert check({"id": "r", "prompt": "a", "images": none}) == {"refused": None, "too_long": False, "videos": []}
 
 
 def test_what_a_model_would_refuse_in_responses(processor):
@@ -97,7 +97,7 @@ def test_tokens_counted_from_headers_are_those_of_the_batch(processor, mixed_pai
         answered = row | {"responses": [row[side][0]["content"] for side in ("chosen", "rejected")]}
         for kind, lengths in {**n_tokens, ResponsesCheck: n_tokens[PairCheck]}.items():
             longest = max(lengths).item()
-            assert kind(processor, longest)(answered) == {"refused": None, "too_long": False}
+            assert kind(processor, longest)(answered) == {"refused": None, "too_long": False, "videos": []}
             verdict = kind(processor, longest - 1)(answered)
             assert verdict["too_long"] and f"has {longest} tokens, image tokens included" in verdict["refused"]
         asked = encode_prompts(processor, [row["prompt"]], [row["images"]], ["r"])["input_ids"].shape[1]
@@ -122,7 +122,7 @@ class Check(PromptCheck):
 
     def __call__(self, row):
         self.asked.append(row["prompt"])
-        return {"refused": "it is odd" if int(row["prompt"]) % 2 else None, "too_long": False}
+        return {"refused": "it is odd" if int(row["prompt"]) % 2 else None, "too_long": False, "videos": []}
 
 
 @pytest.fixture
@@ -345,7 +345,7 @@ def test_of_a_benchmark_they_are_wrong(world, tmp_path):
 
 @pytest.mark.parametrize("benchmark", [None, "rewardbench"])
 def test_a_judge_is_not_asked_about_them(world, tmp_path, monkeypatch, benchmark):
-    monkeypatch.setattr("vl_reward.ResponseSampler.__call__", lambda self, p, *args: ([["[[A]]"]] * len(p), None))
+    monkeypatch.setattr("vl_reward.ResponseSampler.__call__", lambda self, p, *_, **__: ([["[[A]]"]] * len(p), None))
     more = ["--benchmark", benchmark, "--data_files", world.folder / "benchmark.jsonl"] if benchmark else []
     main("evaluate_judge", *arguments(world, "pairs", tmp_path, world.policy, "--votes_per_order", "1", *more))
     results, lines = json.loads((tmp_path / "results.json").read_text()), lines_of(tmp_path / "votes.jsonl")

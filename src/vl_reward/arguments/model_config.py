@@ -7,13 +7,14 @@ from transformers import BitsAndBytesConfig
 from trl import ModelConfig, get_quantization_config
 
 from .engine_arguments import SERVER_URL
-from .pixel_budget import image_pixels
+from .pixel_budget import VideoBudget, image_pixels
 
 
 @dataclass
-class VisionModelConfig(ModelConfig):
+class VisionModelConfig(VideoBudget, ModelConfig):
     """
-    [`~trl.ModelConfig`] with the pixel budget of an image. LoRA adapts the language model's projections by default.
+    [`~trl.ModelConfig`] with the pixel budget of an image, and [`VideoBudget`]. LoRA adapts the language model's
+    projections by default.
 
     Parameters:
         max_pixels (`int`, *optional*, defaults to `1003520`):
@@ -94,9 +95,9 @@ class VisionRewardModelConfig(VisionModelConfig):
 
 
 @dataclass
-class RewardModelConfig(ModelConfig):
+class RewardModelConfig(VideoBudget, ModelConfig):
     """
-    [`~trl.ModelConfig`] of a reward model that scores.
+    [`~trl.ModelConfig`] of a reward model that scores, with [`VideoBudget`].
 
     Parameters:
         max_batch_tokens (`int`, *optional*, defaults to `16384`):
@@ -148,7 +149,7 @@ class RewardModelConfig(ModelConfig):
     def __post_init__(self):
         super().__post_init__()
         decided = ("dtype", "model_revision", "attn_implementation", "max_batch_tokens", "share_prefixes")
-        decided += ("max_pixels", "max_image_tokens")
+        decided += ("max_pixels", "max_image_tokens", "video_fps", "video_max_frames", "video_max_pixels")
         defaults = {one.name: one.default for one in fields(self)}
         for name in decided if self.engine == "server" else ():
             if getattr(self, name) != defaults[name]:

@@ -1,4 +1,6 @@
-"""How large an image may be, in pixels or in visual tokens."""
+"""How large an image may be, in pixels or in visual tokens, and how much of a video is seen."""
+
+from dataclasses import dataclass, field
 
 from transformers import AutoConfig
 
@@ -12,3 +14,36 @@ def image_pixels(path: str, revision: str | None, max_pixels: int | None, max_im
         return max_pixels
     vision = AutoConfig.from_pretrained(path, revision=revision).vision_config
     return max_image_tokens * (vision.patch_size * vision.spatial_merge_size) ** 2
+
+
+@dataclass
+class VideoBudget:
+    """
+    What a model sees of a video. What is not given is the checkpoint's, which was trained with it, or else
+    [`FrameLimits`]' default.
+
+    Parameters:
+        video_fps (`float`, *optional*):
+            Frames per second that are sampled.
+        video_max_frames (`int`, *optional*):
+            A longer video is sampled at larger distances.
+        video_max_pixels (`int`, *optional*):
+            Larger frames are scaled down to this many pixels.
+    """
+
+    video_fps: float | None = field(
+        default=None, metadata={"help": "So many frames a second are sampled; by default as in training, or 2."}
+    )
+    video_max_frames: int | None = field(
+        default=None, metadata={"help": "No more frames of a video are sampled; by default as in training, or 64."}
+    )
+    video_max_pixels: int | None = field(
+        default=None,
+        metadata={"help": "Larger frames are scaled down to this many pixels; by default as in training, or 151200."},
+    )
+
+    @property
+    def video_limits(self) -> dict[str, float | int]:
+        """What is given, by the names of [`FrameLimits`]."""
+        given = {"fps": self.video_fps, "max_frames": self.video_max_frames, "max_pixels": self.video_max_pixels}
+        return {name: value for name, value in given.items() if value is not None}

@@ -15,6 +15,7 @@ from trl import ModelConfig, ScriptArguments, TrlParser
 READ_BY = {
     "get_peft_config(": ("use_peft", "use_rslora", "use_dora", "lora_"),
     ".image_pixels": ("max_pixels", "max_image_tokens"),
+    ".video_limits": ("video_",),
     ".quantization_config": ("load_in_", "bnb_", "use_bnb_nested_quant"),
 }
 # TRL's inputs, without which a recipe has nothing to do, and what may stand in place of each.

@@ -5,15 +5,8 @@ from pathlib import Path
 
 from ..data.encoding import named_row
 from ..data.images import as_image_list, blank_image
-
-
-FRAME_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-
-
-def frames_of(video: Path) -> list[str]:
-    """The frames of a video, which is a folder of images, in the order of their names. What is no folder has none."""
-    files = video.iterdir() if video.is_dir() else ()
-    return sorted(str(file) for file in files if file.suffix.lower() in FRAME_SUFFIXES)
+from ..data.videos.video import blank_video
+from ..data.videos.video_source import as_video_list, frame_files
 
 
 class BenchmarkImages:
@@ -34,6 +27,14 @@ class BenchmarkImages:
         """The images of each row; those of a video are its frames."""
         return FoundImages(self, rows)
 
+    def is_video(self, image) -> bool:
+        """Whether one entry of a row's `images` is a folder of frames under the image folder."""
+        path = image.get("path") if isinstance(image, dict) and image.get("bytes") is None else image
+        if self.folder is None or not isinstance(path, str) or path.startswith("data:"):
+            return False
+        path = (self.folder / path).resolve()
+        return path != self.folder and path.is_relative_to(self.folder) and bool(frame_files(path))
+
     def find(self, image, row: str = "A row") -> list:
         """What one entry of a row's `images` stands for, as [`load_image`] takes it. Errors name `row`."""
         if self.folder is None:
@@ -49,7 +50,7 @@ class BenchmarkImages:
             raise ValueError(f"{row}: the image {image} lies outside of {self.folder}. Set `image_folder`.")
         if path == self.folder:
             raise ValueError(f"{row}: the image {image!r} is the image folder itself. Give a file in it, or null.")
-        if frames := frames_of(path):
+        if frames := frame_files(path):
             return frames
         if not path.is_file():
             raise FileNotFoundError(
@@ -84,11 +85,20 @@ class FoundImages(Sequence):
             images = as_image_list(self.rows[i]["images"])
         return [one for image in images for one in self.images.find(image, self.name(i))]
 
+    def apart(self, i: int) -> dict[str, list]:
+        """The `images` of a row, and the folders of frames among them as its `videos`."""
+        with named_row(self.name(i)):
+            images = as_image_list(self.rows[i]["images"])
+        videos = [image for image in images if self.images.is_video(image)]
+        found = [one for image in images if image not in videos for one in self.images.find(image, self.name(i))]
+        paths = [video["path"] if isinstance(video, dict) else video for video in videos]
+        return {"images": found, "videos": [str((self.images.folder / path).resolve()) for path in paths]}
+
 
 class AskedRows(Sequence):
     """
-    The rows that a model is asked about, each with its images, by which [`ResumableStore`] knows it. One whose images
-    are not found has none, and the reason under `unreadable`.
+    The rows that a model is asked about, each with its images and videos, by which [`ResumableStore`] knows it. One
+    whose images are not found has none, and the reason under `unreadable`.
 
     Args:
         rows (`list[dict]`):
@@ -97,10 +107,19 @@ class AskedRows(Sequence):
             Of the rows.
         numbers (`Sequence[int]`, *optional*):
             Only these rows.
+        frames_as_images (`bool`, *optional*, defaults to `True`):
+            Whether the frames of a video that is a folder are images, as if they had nothing to do with each other.
+            Else the folder is one of the row's `videos`.
     """
 
-    def __init__(self, rows: list[dict], images: FoundImages, numbers: Sequence[int] | None = None):
-        self.rows, self.images = rows, images
+    def __init__(
+        self,
+        rows: list[dict],
+        images: FoundImages,
+        numbers: Sequence[int] | None = None,
+        frames_as_images: bool = True,
+    ):
+        self.rows, self.images, self.frames_as_images = rows, images, frames_as_images
         self.numbers = range(len(rows)) if numbers is None else numbers
 
     def __len__(self) -> int:
@@ -111,19 +130,23 @@ class AskedRows(Sequence):
         name = self.images.name(number)
         row = {**self.rows[number], "id": name.removeprefix("Row ")}
         try:
-            return row | {"images": self.images[number]}
+            if self.frames_as_images or "videos" in row:
+                return row | {"images": self.images[number]}
+            return row | self.images.apart(number)
         except (ValueError, FileNotFoundError) as error:
             return row | {"images": [], "unreadable": str(error).removeprefix(f"{name}: ")}
 
     def select(self, numbers: Sequence[int]) -> "AskedRows":
         """Some of these rows, named as they are here."""
-        return AskedRows(self.rows, self.images, [self.numbers[i] for i in numbers])
+        return AskedRows(self.rows, self.images, [self.numbers[i] for i in numbers], self.frames_as_images)
 
     @staticmethod
     def with_blank_images(rows: list[dict]) -> list[dict]:
-        """Rows with a white image of the same size for each of theirs."""
+        """Rows with a white image, or a white video, of the same size for each of theirs."""
         blank = []
         for row in rows:
             with named_row(f"row {row['id']}"):
-                blank.append({**row, "images": [blank_image(image) for image in row["images"]]})
+                images = [blank_image(image) for image in row["images"]]
+                videos = [blank_video(video) for video in as_video_list(row.get("videos"))]
+                blank.append({**row, "images": images, "videos": videos})
         return blank

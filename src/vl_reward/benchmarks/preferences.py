@@ -11,26 +11,31 @@ from .report.accuracy import summarize_pairs
 
 
 class RowImages(Sequence):
-    """The images of one row of a dataset, read when they are looked at: those of all rows do not fit into memory."""
+    """
+    The images, or the videos, of one row of a dataset, read when they are looked at: those of all rows do not fit into
+    memory.
+    """
 
     def __init__(self, dataset: Dataset, number: int):
         self.dataset, self.number = dataset, number
+        (self.column,) = dataset.column_names
 
     def __len__(self) -> int:
-        return len(as_image_list(self.dataset[self.number]["images"]))
+        return len(as_image_list(self.dataset[self.number][self.column]))
 
     def __getitem__(self, i):
-        return as_image_list(self.dataset[self.number]["images"])[i]
+        return as_image_list(self.dataset[self.number][self.column])[i]
 
 
 def load(dataset: Dataset | DatasetDict, split: str = "test") -> list[dict]:
     """
     Rows of a preference dataset: `prompt`, `chosen` and `rejected` as [`split_pair`] reads them, `images`, and
-    optionally `id` and `source`. Images are neither decoded nor held.
+    optionally `videos`, `id` and `source`. Images and videos are neither decoded nor held.
 
     Returns:
-        `list[dict]`: `id`, `subset` (the source, or `"all"`), `prompt`, `images`, `responses` (chosen, rejected) and
-        `preferred` (0). What [`split_pair`] refuses has the reason under `unreadable`, and no responses.
+        `list[dict]`: `id`, `subset` (the source, or `"all"`), `prompt`, `images`, `responses` (chosen, rejected),
+        `preferred` (0), and `videos` where the set has them. What [`split_pair`] refuses has the reason under
+        `unreadable`, and no responses.
 
     Raises:
         ValueError: For a column or a split that is missing, and a set without rows.
@@ -45,10 +50,12 @@ def load(dataset: Dataset | DatasetDict, split: str = "test") -> list[dict]:
         raise ValueError("The preferences have no rows, so there is nothing to measure.")
     if dataset.features["images"] == List(Image()):
         dataset = dataset.cast_column("images", List(Image(decode=False)))
-    images, rows = dataset.select_columns("images"), []
-    for number, row in enumerate(dataset.remove_columns("images")):
+    shown = {name: dataset.select_columns(name) for name in ("images", "videos") if name in dataset.column_names}
+    rows = []
+    for number, row in enumerate(dataset.remove_columns([*shown])):
         name = str(number if row.get("id") is None else row["id"])
-        read = {"id": name, "subset": row.get("source") or "all", "images": RowImages(images, number), "preferred": 0}
+        read = {"id": name, "subset": row.get("source") or "all", "preferred": 0}
+        read |= {name: RowImages(column, number) for name, column in shown.items()}
         try:
             if row.get("unreadable"):
                 raise ValueError(row["unreadable"])

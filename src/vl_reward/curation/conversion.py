@@ -25,6 +25,8 @@ def convert(
             if not isinstance(row, dict):
                 row = {"text": row}
                 raise Unusable("the row is not an object with named columns")
+            if row.get("videos"):
+                raise Unusable("videos")
             of_row += pairs(row, root)
         except Unusable as reason:
             of_row.append({"skipped": str(reason)})

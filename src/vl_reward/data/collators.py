@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin
 from transformers.data.data_collator import DataCollatorMixin
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
-from .encoding import check_length, encode_conversations, load_columns, named_row, render, render_prompt
+from .encoding import check_length, encode_conversations, load_columns, named_row, render, render_prompt, tokenize
 from .messages import join_turns, split_pair
 from .videos.video import Video
-from .videos.video_tokens import model_inputs, text_for
 
 
 def read_pairs(examples: list[dict[str, Any]], names: list[str]) -> list[tuple[list[dict], list[dict], list[dict]]]:
@@ -136,9 +135,9 @@ class DataCollatorForMPO(DataCollatorForVisionPreference):
             pairs, columns = read_pairs(examples, names), [[row.get("videos") for row in examples]]
             images, videos = load_columns(self.processor, names, list(map(images_of, examples)), *columns)
             # TRL takes plain strings for rendered ones.
-            rows = zip(names, pairs, images, videos, strict=True)
-            batch = super().torch_call([self.with_video_tokens(self.render_pair(*row), row[-1]) for row in rows])
-            batch |= model_inputs(self.processor, [video for row in videos * 2 for video in row])  # for both responses
+            rows = [self.render_pair(*row) for row in zip(names, pairs, images, videos, strict=True)]
+            collator = DataCollatorForVisionPreference(PromptProcessor(self.processor, videos * 2), self.max_length)
+            batch = collator.torch_call(rows)
         for name, length in zip(names * 2, batch["attention_mask"].sum(1).tolist(), strict=True):
             check_length(f"{name}: a response", length, self.max_pair_length)
         if "pixel_values" not in batch and "pixel_values_videos" not in batch:
@@ -164,11 +163,31 @@ class DataCollatorForMPO(DataCollatorForVisionPreference):
             row[side] = text[len(row["prompt"]) :]
         return row
 
-    def with_video_tokens(self, row: dict[str, Any], videos: list[Video]) -> dict[str, Any]:
-        """A rendered row with each video's tokens in its place: TRL hands no videos to the processor."""
-        pieces = row["prompt"].split(self.processor.video_token)
-        texts = [text_for(self.processor, video.sampling) for video in videos]
-        return row | {"prompt": "".join(piece + text for piece, text in zip(pieces, [*texts, ""], strict=True))}
+
+@dataclass
+class PromptProcessor:
+    """
+    A processor as TRL's collator calls it, which hands it no videos: for the prompts, on the left, with their images,
+    and for the responses, on the right.
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`]):
+            The model's processor.
+        videos (`list[list[Video]]`):
+            Of each prompt.
+    """
+
+    processor: ProcessorMixin
+    videos: list[list[Video]]
+
+    @property
+    def tokenizer(self):
+        return self.processor.tokenizer
+
+    def __call__(self, text: list[str], padding_side: str, images: list[list] | None = None, **kwargs) -> BatchFeature:
+        none = [[]] * len(text)
+        videos = self.videos if padding_side == "left" else none
+        return tokenize(self.processor, text, images or none, videos, padding_side)
 
 
 def add_blank_image(processor: ProcessorMixin, batch: dict[str, Any]) -> None:

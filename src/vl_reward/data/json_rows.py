@@ -10,6 +10,8 @@ from .encoding import named_row
 from .images import as_image_list, data_url_bytes, shown
 from .messages import as_parts, check_characters, read_messages
 from .placeholders import place_images
+from .videos.stored_videos import stored_video
+from .videos.video_source import as_video_list
 
 
 ROLE_OF = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
@@ -43,42 +45,56 @@ def parse_json_rows(text: str, name: str) -> list[dict]:
 
 
 def renamed(row: dict, columns: dict[str, str], replaced: set[str]) -> dict:
-    """A row without what is `replaced`, and with the names that are read for its own; one image alone as `image`."""
+    """A row without what is `replaced`, and with the names that are read for its own: one alone as `image`, `video`."""
     read = {key: value for key, value in row.items() if key not in replaced and key not in columns.values()}
     for ours, own in columns.items():
-        alone = ours == "images" and not isinstance(row.get(own), list)
-        read["image" if alone else ours] = row.get(own)
+        alone = ours in ("images", "videos") and not isinstance(row.get(own), list)
+        read[ours.removesuffix("s") if alone else ours] = row.get(own)
     return read
 
 
 def read_row(path: Path, number: int, row: dict) -> dict:
-    """A row whose messages all have the same form, as Arrow needs, with its images as a list."""
+    """A row whose messages all have the same form, as Arrow needs, with its images and its videos as lists."""
     with named_row(f"{path}, row {number if row.get('id') is None else row['id']}"):
         image, images = row.get("image"), row.get("images")
         images = [image] if images is None and image is not None else as_image_list(images)
         name = str(number if row.get("id") is None else row["id"])
         read = {**row, "id": name, "images": [located(image, path.parent) for image in images]}
         read.pop("image", None)
+        videos = videos_of(row)
+        if videos is not None:
+            read["videos"] = [stored_video(video, path.parent) for video in videos]
+        read.pop("video", None)
         asked_by = ("prompt",) if row.get("prompt") is not None else ("chosen", "rejected")  # whole conversations
         for column, role in ROLE_OF.items():
             if row.get(column) is not None:
                 messages = read_messages(row[column], role)
                 if column in asked_by:
-                    messages = place_images(messages, len(images))
+                    messages = place_images(messages, len(images), len(videos or []))
                 read[column] = [{**message, "content": as_parts(message["content"])} for message in messages]
         return read
 
 
+def videos_of(row: dict) -> list | None:
+    """A row's `videos`, or its one `video`. `None` where it has no such column."""
+    if row.get("videos") is None and row.get("video") is not None:
+        return [row["video"]]
+    return as_video_list(row["videos"]) if "videos" in row else None
+
+
 def read_or_marked_row(path: Path, number: int, row: dict) -> dict:
     """
-    What [`read_row`] gives. A row that cannot be read has no messages, an empty image if it is one with images, and the
-    reason in `unreadable`: whoever uses the set says how many such rows may be.
+    What [`read_row`] gives. A row that cannot be read has no messages, an empty image if it is one with images, an
+    empty video likewise, and the reason in `unreadable`: whoever uses the set says how many such rows may be.
     """
     try:
         return read_row(path, number, row)
     except ValueError as error:
         name = str(number if row.get("id") is None else row["id"])
-        rest = {key: value for key, value in row.items() if key != "image"} | dict.fromkeys(ROLE_OF.keys() & row, [])
+        rest = {key: value for key, value in row.items() if key not in ("image", "video", "videos")}
+        rest |= dict.fromkeys(ROLE_OF.keys() & row, [])
+        if row.get("videos") or row.get("video"):
+            rest["videos"] = [{"bytes": None, "path": "", "frames": None, "fps": None}]
         reason = str(error).removeprefix(f"{path}, row {name}: ")
         images = [{"bytes": None, "path": ""}] if row.get("images") or row.get("image") else []
         return rest | {"id": name, "images": images, "unreadable": reason}

@@ -1,6 +1,5 @@
 """The dataset that a recipe's `dataset_name` names, wherever and in whatever form it is."""
 
-import base64
 import hashlib
 import logging
 import math
@@ -24,12 +23,13 @@ from datasets import (
 from .content_groups import group_by_content
 from .json_rows import ROLE_OF, as_dataset, located, parse_json_rows, read_or_marked_row, renamed
 from .messages import text_of
+from .videos.stored_videos import as_text, undecoded_videos, video_as_json
 
 
 logger = logging.getLogger(__name__)
 
-# What the recipes read. `images` may be one image.
-COLUMNS = ("id", "prompt", "images", "chosen", "rejected", "margin", "source", "answer")
+# What the recipes read. `images` may be one image, and `videos` one video.
+COLUMNS = ("id", "prompt", "images", "videos", "chosen", "rejected", "margin", "source", "answer")
 COLUMNS += ("responses", "response", "finish_reasons")
 SUFFIXES = (".jsonl", ".json", ".parquet")
 TEXT_MESSAGES = List({"role": Value("string"), "content": Value("string")})
@@ -38,8 +38,8 @@ HELD_OUT = 0.02  # of the rows, where a set has no test split; our choice
 
 class NamedDataset:
     """
-    Rows in TRL's vision-preference format, or prompts in its form. Images are not decoded. Where rows of a JSON file
-    cannot be read, there is a column `unreadable` with the reason.
+    Rows in TRL's vision-preference format, or prompts in its form. Images and videos are not decoded. Where rows of a
+    JSON file cannot be read, there is a column `unreadable` with the reason.
 
     Args:
         name (`str`):
@@ -50,10 +50,12 @@ class NamedDataset:
         columns (`dict[str, str]`, *optional*):
             The dataset's own names, by those of [`COLUMNS`]. One image alone becomes a list, under `images`, too. A
             column of the dataset that has one of these names by itself is left out, with a warning.
+        images_only (`bool`, *optional*, defaults to `False`):
+            Whether whoever uses the rows does not see their `videos`. A set with videos is refused then.
 
     Raises:
         ValueError: For a line that is not JSON, by its number; for a folder that holds no dataset, or several files;
-            and for `columns` that names what is not there.
+            for `columns` that names what is not there; and for videos that would be lost.
 
     Example:
     ```python
@@ -63,7 +65,13 @@ class NamedDataset:
     ```
     """
 
-    def __init__(self, name: str, config: str | None = None, columns: dict[str, str] | None = None):
+    def __init__(
+        self,
+        name: str,
+        config: str | None = None,
+        columns: dict[str, str] | None = None,
+        images_only: bool = False,
+    ):
         self.name, path = name, Path(name).expanduser()
         self.columns = check_columns(columns or {})
         if path.is_dir() and not any((path / mark).exists() for mark in ("state.json", "dataset_dict.json")):
@@ -82,6 +90,12 @@ class NamedDataset:
                     "that is known. Say which: `columns: {prompt: question, images: image}`, say."
                 )
         self.splits = DatasetDict({key: undecoded(split, path.parent) for key, split in splits.items()})
+        for rows in self.splits.values() if images_only else ():
+            if "videos" in rows.column_names and (n := sum(map(bool, rows["videos"]))):
+                raise ValueError(
+                    f"`dataset_name: {name}` has videos in {n:,} of {len(rows):,} rows, and this step reads images "
+                    "alone, so they would be lost. Take the rows or the column out, or give frames as images."
+                )
 
     @property
     def is_json(self) -> bool:
@@ -106,7 +120,8 @@ class NamedDataset:
             return
         rows = self.split(name)
         for row in rows.select_columns([column for column in COLUMNS if column in rows.column_names]):
-            yield row | {"images": list(map(as_text, row["images"]))}
+            videos = {"videos": list(map(video_as_json, row["videos"]))} if "videos" in row else {}
+            yield row | {"images": [as_text(image, "image") for image in row["images"]]} | videos
 
     def read_tables(self, config: str | None) -> dict[str, Dataset]:
         if self.path.is_dir():
@@ -130,7 +145,8 @@ class NamedDataset:
                 f"`columns` names {', '.join(missing)}, and `dataset_name: {self.name}` has the columns "
                 f"{', '.join(names)}. Name one of them."
             )
-        ours = {*self.columns, "image"} if "images" in self.columns else self.columns.keys()
+        alone = {name.removesuffix("s") for name in ("images", "videos") if name in self.columns}
+        ours = {*self.columns, *alone}
         replaced = (ours & set(names)) - set(self.columns.values())
         if replaced:
             logger.warning(f"{self.name}: {', '.join(sorted(replaced))} are not read: `columns` names others for them.")
@@ -140,8 +156,9 @@ class NamedDataset:
         """Rows of a table under the names of [`COLUMNS`], plain strings as one turn each, as in a JSON file."""
         rows = rows.remove_columns(sorted(self.replaced_by_columns(rows.column_names)))
         names = {own: ours for ours, own in self.columns.items()}
-        if "images" in self.columns and not isinstance(rows.features[self.columns["images"]], List | LargeList):
-            names[self.columns["images"]] = "image"
+        for kind in ("images", "videos"):
+            if kind in self.columns and not isinstance(rows.features[self.columns[kind]], List | LargeList):
+                names[self.columns[kind]] = kind.removesuffix("s")
         rows = rows.rename_columns(names)
         if "id" not in rows.column_names:
             rows = rows.add_column("id", list(map(str, range(len(rows)))))
@@ -181,7 +198,9 @@ class NamedDataset:
         if test in self.splits:
             return self.split(train), self.split(test)
         rows = self.split(train)
-        shown = rows.select_columns([name for name in ("prompt", "chosen", "images") if name in rows.column_names])
+        shown = rows.select_columns(
+            [name for name in ("prompt", "chosen", "images", "videos") if name in rows.column_names]
+        )
         held_out = draw_groups([contents_of(row) for row in shown])
         if len(rows) < 2:
             raise ValueError(
@@ -212,13 +231,6 @@ def check_columns(columns: dict[str, str]) -> dict[str, str]:
     return columns
 
 
-def as_text(image: dict) -> str:
-    """An undecoded image as JSON holds it."""
-    if image["bytes"] is None:
-        return image["path"]
-    return f"data:image;base64,{base64.b64encode(image['bytes']).decode()}"
-
-
 def is_text(feature: object) -> bool:
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
@@ -228,9 +240,12 @@ def one_turn(text: str | None, role: str) -> list[dict] | None:
 
 
 def contents_of(row: dict) -> set[str]:
-    """Hashes of a row's images, or of its prompt where it has none."""
-    if row["images"]:
-        sources = [image["bytes"] if image["bytes"] is not None else image["path"].encode() for image in row["images"]]
+    """Hashes of a row's images and videos, or of its prompt where it has none."""
+    files = [*row["images"]]
+    for video in row.get("videos") or ():
+        files += video["frames"] or [video]
+    if files:
+        sources = [file["bytes"] if file["bytes"] is not None else file["path"].encode() for file in files]
     else:
         asked = row["prompt"] if row.get("prompt") is not None else row["chosen"][:1]
         sources = [text_of(asked).encode()]
@@ -252,7 +267,11 @@ def draw_groups(contents: list[set[str]]) -> set[int]:
 
 
 def undecoded(rows: Dataset, folder: Path) -> Dataset:
-    """Rows with `images` as bytes and paths, relative ones made absolute; empty lists where there is no such column."""
+    """
+    Rows with `images` as bytes and paths, relative ones made absolute; empty lists where there is no such column. So it
+    is with `videos`, which stay away where there is no such column.
+    """
+    rows = undecoded_videos(rows, folder)
     if isinstance(rows.features.get("image"), Image):
         rows = rows.cast_column("image", Image(decode=False))
     if "images" not in rows.column_names and "image" in rows.column_names:

@@ -16,7 +16,7 @@ from ..data.encoding import named_row
 from ..data.images import as_image_list, image_key
 from ..data.messages import as_messages
 from ..data.videos.frame_limits import FrameLimits
-from ..data.videos.video_source import as_video_list, frames_of, shown_video, unwrapped
+from ..data.videos.video_source import as_video_list, frames_of, given_fps, shown_video, unwrapped
 
 
 def settings_fingerprint(processor: ProcessorMixin, **settings) -> str:
@@ -88,12 +88,12 @@ def image_digest(image) -> bytes:
 def video_digest(video) -> bytes:
     """A hash of a video's file, or of its frames in their order."""
     try:
-        source = unwrapped(video)
+        source, fps = unwrapped(video), given_fps(video)
         frames = frames_of(source)
-    except ValueError:  # it cannot be used, and that is what the hash is of
+    except (ValueError, OSError):  # it cannot be used, and that is what the hash is of
         return hashlib.sha256(shown_video(video).encode()).digest()
     if frames is not None:
-        return hashlib.sha256(b"".join(map(image_digest, frames))).digest()
+        return hashlib.sha256(b"".join([repr(fps).encode(), *map(image_digest, frames)])).digest()
     return hashlib.sha256(source if isinstance(source, bytes) else file_bytes(source)).digest()
 
 

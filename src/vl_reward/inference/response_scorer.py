@@ -27,7 +27,7 @@ def refuse_videos(names: list[str], videos: list[list | None] | None, engine: st
         if row:
             raise ValueError(
                 f"{name} has a video, and {engine} is given text and images alone here: it would sample the frames "
-                "otherwise than training does. Set `engine: transformers`, or leave the row out."
+                "otherwise than training does. Set `engine: transformers`, leave the row out, or give frames as images."
             )
 
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoProcessor, Proc
 from ..data.encoding import count_visual_tokens, encode_conversations, named_row
 from ..data.images import image_key
 from ..data.messages import join_turns, text_of
+from ..data.videos.frame_limits import FrameLimits
 from ..data.videos.video_source import video_key
 from ..models.checkpoint_formats import load_value_head
 from ..models.vision_reward_model import VisionRewardModel
@@ -73,13 +74,15 @@ class RewardScorer(ResponseScorer):
         max_pixels: int | None = None,
         revision: str = "main",
         share_prefixes: bool = True,
+        video_limits: dict | None = None,
         **model_kwargs,
     ) -> "RewardScorer":
         """
         Load model and processor from a checkpoint of this project, or from one with its head in
         `value_head.safetensors`, such as Skywork-VL-Reward-7B; from the hub in `revision`. The model computes what
         responses have in common once, unless `share_prefixes` is false. Images larger than `max_pixels` are scaled down
-        to it; by default the processor's budget holds, which is that of training.
+        to it; by default the processor's budget holds, which is that of training. So it is with `video_limits`, whose
+        names are those of [`FrameLimits`].
 
         Raises:
             ValueError: If the checkpoint holds no trained reward head.
@@ -99,6 +102,7 @@ class RewardScorer(ResponseScorer):
             share(model)
         budget = {} if max_pixels is None else {"max_pixels": max_pixels}
         processor = AutoProcessor.from_pretrained(path, revision=revision, **budget)
+        FrameLimits.keep(processor, **video_limits or {})
         return cls(model, processor, max_batch_tokens, max_length, bias)
 
     def fingerprint(self, **settings) -> str:

@@ -127,7 +127,8 @@ class LabelledPairs:
         partial = self.folder.partial
         (partial / "labels.json").write_text(json.dumps(report, indent=2))
         if kept:
-            rows = candidates.select(prompts).select_columns(["id", "prompt", "images"])
+            asked = [name for name in ("id", "prompt", "images", "videos") if name in candidates.column_names]
+            rows = candidates.select(prompts).select_columns(asked)
             pairs = Dataset.from_json(str(self.path), cache_dir=str(partial / "cache")).select(kept)
             columns = [rows.cast_column("images", List(Image())), pairs]
             concatenate_datasets(columns, axis=1).save_to_disk(partial / "preferences")

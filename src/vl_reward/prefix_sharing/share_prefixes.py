@@ -72,6 +72,11 @@ def shares_prefixes(model: nn.Module) -> bool:
     return any(backbone.language_model.config._attn_implementation.startswith(PREFIX) for backbone in backbones)
 
 
+def calls_tower_once(model: nn.Module) -> bool:
+    """Whether the vision tower runs once, and first, whatever images and videos a batch holds."""
+    return all(is_wrapped(module) for module in model.modules() if isinstance(module, BACKBONES))
+
+
 def share_prefixes(model: nn.Module) -> nn.Module:
     """
     Let a model compute each distinct token and each distinct image of a batch once, in place, and keep no

@@ -52,16 +52,17 @@ class PromptCheck:
     def __call__(self, row: dict) -> dict:
         """
         Returns:
-            `dict`: `refused`, the reason or `None`, and `too_long`, whether `max_length` is the only one.
+            `dict`: `refused`, the reason or `None`, `too_long`, whether `max_length` is the only one, and under
+            `videos` what was sampled of each.
         """
-        name = f"row {row['id']}"
+        name, videos = f"row {row['id']}", []
         try:
             if row.get("unreadable"):
                 raise ValueError(row["unreadable"])
             with named_row(name):
                 row = row | {"images": as_image_list(row["images"]), "videos": as_video_list(row.get("videos"))}
             load_images(name, row["images"])  # whole: a file that is cut shows itself in its last bytes
-            load_videos(self.processor, name, row["videos"])
+            videos = [video.sampling.record() for video in load_videos(self.processor, name, row["videos"])]
             too_long = None
             for told, texts in self.conversations(name, row):
                 try:
@@ -71,8 +72,8 @@ class PromptCheck:
                 except TooLong as error:
                     too_long = too_long or str(error)
         except ValueError as error:
-            return {"refused": str(error).removeprefix(f"{name}: "), "too_long": False}
-        return {"refused": too_long, "too_long": too_long is not None}
+            return {"refused": str(error).removeprefix(f"{name}: "), "too_long": False, "videos": videos}
+        return {"refused": too_long, "too_long": too_long is not None, "videos": videos}
 
     def conversations(self, name: str, row: dict) -> Iterator[tuple[str, list[str]]]:
         """Each conversation that the model will see: what to call it, and its rendered text in parts."""

@@ -10,7 +10,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from .row_checks import PromptCheck
-from .usable_rows import shown, verdicts_on, write_refused
+from .usable_rows import shown, verdicts_on, write_refused, write_videos
 
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class TrainingPreflight:
         with workers as pool:
             for name, rows in splits.items():
                 verdicts = verdicts_on(rows, check, self.folder, pool)
+                write_videos(self.folder, rows, verdicts, split=name)
                 bad = [i for i, verdict in enumerate(verdicts) if verdict["refused"]]
                 found = [{"split": name, "id": rows[i]["id"], "reason": verdicts[i]["refused"]} for i in bad]
                 self.refused += found

@@ -39,8 +39,18 @@ def verdicts_on(rows: Dataset | Sequence[dict], check: PromptCheck, folder: str 
     store = ResumableStore(Path(folder) / "checks", check.fingerprint(), rows, CHECKED_AT_A_TIME)
     for number, shard in store.pending():
         verdicts = list(map(check, shard) if workers is None else workers.imap(check, shard, chunksize=8))
-        store.write(number, **{key: [verdict[key] for verdict in verdicts] for key in ("refused", "too_long")})
+        store.write(
+            number, **{key: [verdict[key] for verdict in verdicts] for key in ("refused", "too_long", "videos")}
+        )
     return list(store.read())
+
+
+def write_videos(folder: str | Path, rows: Dataset | Sequence[dict], verdicts: list[dict], split: str = "") -> None:
+    """Write what was sampled of each row's videos to `videos.jsonl`, where there are any."""
+    shown = [i for i, verdict in enumerate(verdicts) if verdict["videos"]]
+    if shown and PartialState().is_main_process:
+        lines = [{"id": rows[i]["id"], "videos": verdicts[i]["videos"]} for i in shown]
+        write_lines(Path(folder) / (f"videos_{split}.jsonl" if split else "videos.jsonl"), lines)
 
 
 def write_refused(folder: str | Path, refused: list[dict]) -> None:
@@ -91,7 +101,9 @@ class UsableRows:
     def __init__(self, rows: Dataset | Sequence[dict], check: PromptCheck, folder: str | Path, max_refused: float):
         if not len(rows):
             raise ValueError("The set has no rows, so there is nothing to do.")
-        reasons = [verdict["refused"] for verdict in verdicts_on(rows, check, folder)]
+        verdicts = verdicts_on(rows, check, folder)
+        write_videos(folder, rows, verdicts)
+        reasons = [verdict["refused"] for verdict in verdicts]
         self.places = [i for i, reason in enumerate(reasons) if reason is None]
         self.left_out = [i for i, reason in enumerate(reasons) if reason is not None]
         self.refused = [{"id": rows[i]["id"], "reason": reasons[i]} for i in self.left_out]

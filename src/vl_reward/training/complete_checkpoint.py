@@ -6,11 +6,14 @@ import itertools
 import json
 import logging
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from datasets import Dataset
-from transformers import Trainer
+from transformers import ProcessorMixin, Trainer
 from transformers.trainer_utils import sort_checkpoints
+
+from ..data.videos.frame_limits import FrameLimits
 
 
 logger = logging.getLogger(__name__)
@@ -22,7 +25,9 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate")
 def settings_of(trainer: Trainer) -> dict:
     """What a resumed run must have in common with the one that was stopped, for its data to go on where they were."""
     args, dataset = trainer.args, trainer.train_dataset
-    ids = "\0".join(map(str, dataset["id"])) if "id" in (dataset.column_names or []) else ""
+    columns = dataset.column_names or []
+    ids = "\0".join(map(str, dataset["id"])) if "id" in columns else ""
+    with_videos = "videos" in columns and isinstance(trainer.processing_class, ProcessorMixin)
     return {
         "processes": args.world_size,
         "per_device_train_batch_size": args.per_device_train_batch_size,
@@ -30,6 +35,7 @@ def settings_of(trainer: Trainer) -> dict:
         "seed": args.seed,
         "rows": len(dataset) if isinstance(dataset, Dataset) else None,
         "ids": hashlib.sha256(ids.encode("utf-8", "surrogatepass")).hexdigest()[:16],
+        "video_limits": asdict(FrameLimits.of(trainer.processing_class)) if with_videos else None,
     }
 
 

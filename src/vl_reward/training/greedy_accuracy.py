@@ -23,7 +23,7 @@ class GreedyAccuracy:
         processor ([`~transformers.ProcessorMixin`]):
             The policy's processor.
         prompts (`Dataset`):
-            Rows with `prompt`, `images` and `answer`, none of which are trained on.
+            Rows with `prompt`, `images`, `answer` and optionally `videos`, none of which are trained on.
         is_correct (`Callable`):
             From a response and the answer to whether it is correct; `None` counts as if it were not.
         parameters ([`SamplingParameters`]):
@@ -60,7 +60,8 @@ class GreedyAccuracy:
         padding = [0] * (-(-len(self.prompts) // state.num_processes) - len(own))
         rows = self.prompts.select(own + padding)
         sampler = ResponseSampler(policy, self.processor, self.parameters)
-        responses, _ = sampler(rows["prompt"][:], rows["images"][:])
+        videos = rows["videos"][:] if "videos" in rows.column_names else None
+        responses, _ = sampler(rows["prompt"][:], rows["images"][:], videos=videos)
         greedy, answers = [row[0] for row in responses[: len(own)]], rows["answer"][: len(own)]
         correct = sum(map(bool, map(self.is_correct, greedy, answers)))
         characters = sum(map(len, greedy))

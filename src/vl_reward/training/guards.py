@@ -7,11 +7,13 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import PeftModel
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
+from ..prefix_sharing.share_prefixes import calls_tower_once
 from .complete_checkpoint import check_resumable, mark_complete, newest_complete, settings_of
 from .stop_signal import StopSignal
 from .trl_corrections import restore_full_modules, unshard_head
@@ -35,6 +37,7 @@ class TrainerGuards(Trainer):
         if isinstance(self.model, PeftModel):
             restore_full_modules(self.model, self.args.bf16)
         self.model.register_forward_pre_hook(unshard_head)
+        check_one_tower_call(self)
         self.stop_signal = StopSignal()
         self.add_callback(self.stop_signal)
 
@@ -110,6 +113,20 @@ class TrainerGuards(Trainer):
                 f"checkpoint in {self.args.output_dir}. Lower the learning rate, or look at the rows of this step."
             )
         return loss
+
+
+def check_one_tower_call(trainer: Trainer) -> None:
+    """
+    Raises:
+        ValueError: For rows with videos where each process holds a part of the weights, and the plain forward pass,
+            which calls the vision tower once for images and once for videos.
+    """
+    is_sharded = trainer.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+    if is_sharded and "videos" in (trainer.train_dataset.column_names or []) and not calls_tower_once(trainer.model):
+        raise ValueError(
+            "The rows have `videos`, and prefixes are not shared: a process whose batch holds images and videos would "
+            "call the vision tower twice, and the others, once, would wait for ever. Set `share_prefixes: true`."
+        )
 
 
 def check_all_are_there(given, used):

@@ -85,7 +85,7 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
         processing_class ([`~transformers.ProcessorMixin`]):
             The policy's processor.
         train_dataset (`Dataset`):
-            Rows with `prompt`, `chosen`, `rejected`, `images`, and optionally `id`.
+            Rows with `prompt`, `chosen`, `rejected`, `images`, and optionally `videos` and `id`.
         evaluate_policy (`Callable`, *optional*):
             What `evaluate` asks instead of the loss on pairs, which falls while answers get worse: from the policy to
             metrics, such as [`GreedyAccuracy`]. Name one as `metric_for_best_model` to keep the best checkpoint.
@@ -156,7 +156,7 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
-        self._signature_columns += ["id", "ref_chosen_logps", "ref_rejected_logps"]
+        self._signature_columns += ["id", "videos", "ref_chosen_logps", "ref_rejected_logps"]
 
     def _compute_loss(self, model, inputs, return_outputs):
         mode = "train" if self.model.training else "eval"

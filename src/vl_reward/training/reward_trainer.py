@@ -1,4 +1,4 @@
-"""TRL's `RewardTrainer` for rows with images."""
+"""TRL's `RewardTrainer` for rows with images and videos."""
 
 import torch
 from datasets import Dataset, Image, IterableDataset, List
@@ -35,7 +35,7 @@ class VisionRewardTrainer(TrainerGuards, RewardTrainer):
         processing_class ([`~transformers.ProcessorMixin`]):
             The model's processor. TRL's trainer takes a tokenizer here, which would drop the images.
         train_dataset, eval_dataset (`Dataset` or `IterableDataset`):
-            Rows with `prompt`, `chosen`, `rejected`, `images` and optionally `margin` and `id`.
+            Rows with `prompt`, `chosen`, `rejected`, `images` and optionally `videos`, `margin` and `id`.
         peft_config ([`~peft.PeftConfig`], *optional*):
             The adapter. Beside it head and projector are trained in full, unless its `modules_to_save` says otherwise.
         **kwargs:
@@ -83,7 +83,7 @@ class VisionRewardTrainer(TrainerGuards, RewardTrainer):
         return dataset.cast_column("images", List(Image(decode=False)))
 
     def _set_signature_columns_if_needed(self):
-        self._signature_columns = ["id", "prompt", "chosen", "rejected", "images", "margin"]
+        self._signature_columns = ["id", "prompt", "chosen", "rejected", "images", "videos", "margin"]
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"):
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)

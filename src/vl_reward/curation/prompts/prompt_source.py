@@ -29,6 +29,8 @@ class NotMeant(ValueError):
 def own_prompt(row: dict, root: str | None, columns: dict[str, str] | None = None) -> dict:
     """`prompt` (a string or messages), `images` (a list) or `image`, `answer` and `id`; by the set's own `columns`."""
     row = row | {ours: row.get(own) for ours, own in (columns or {}).items()}
+    if row.get("videos") or row.get("video"):
+        raise NotMeant("it is about a video")
     if row.get("prompt") is None:
         raise Unusable("the row has no prompt")
     images = row.get("images") if row.get("images") is not None else row.get("image")

@@ -1,10 +1,9 @@
 """MM-RLHF (`yifanzhang114/MM-RLHF`): human pairs about images and about videos, which are folders of frames."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from ...benchmarks.benchmark_images import frames_of
 from ...data.images import confined_path
+from ...data.videos.video_source import frame_files
 from ..pair import Unusable, build_pair
 from ..public_rows import read_rows
 
@@ -22,7 +21,7 @@ def find_frames(video: str, root: str | None) -> list[str]:
         Unusable: If the video is not a folder with frames, or leads out of the image root.
     """
     try:
-        frames = frames_of(Path(confined_path(video, root)))
+        frames = frame_files(confined_path(video, root))
     except ValueError as error:
         raise Unusable("the video leads out of the image root") from error
     if not frames:

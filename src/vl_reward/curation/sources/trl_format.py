@@ -17,6 +17,8 @@ def pairs(row: dict, root: str | None = None) -> Iterator[dict]:
     `prompt`, `chosen` and `rejected` as strings or messages, or `chosen` and `rejected` as whole conversations, with
     `prompt` besides or without; `images` (a list) or `image`, if any; `score_chosen` and `score_rejected`, if any.
     """
+    if row.get("video"):
+        raise Unusable("videos")
     if row.get("images") is None:
         images = [row["image"]] if row.get("image") else []
     else:

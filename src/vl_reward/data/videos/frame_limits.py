@@ -50,6 +50,11 @@ class FrameLimits:
         """Those that a processor was saved with, or the defaults."""
         return cls(**(getattr(processor.video_processor, KEPT_AS, None) or {}))
 
+    @classmethod
+    def keep(cls, processor: ProcessorMixin, **given) -> None:
+        """Give a processor other limits, in place, and all checkpoints that it is saved with; the rest stays."""
+        dataclasses.replace(cls.of(processor), **given).keep_in(processor)
+
     def keep_in(self, processor: ProcessorMixin) -> None:
         """Make these the processor's, in place, and those of all checkpoints that it is saved with."""
         setattr(processor.video_processor, KEPT_AS, dataclasses.asdict(self))

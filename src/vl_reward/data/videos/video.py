@@ -12,10 +12,10 @@ from torchvision.transforms.functional import pil_to_tensor, resize
 from transformers import ProcessorMixin
 from transformers.video_utils import VideoMetadata
 
-from ..images import image_size, load_image
+from ..images import blank_image, image_size, load_image, white
 from .frame_limits import FrameLimits
 from .video_file import decode, look_at, opened
-from .video_source import VideoSource, frames_of, named_errors, unwrapped
+from .video_source import VideoSource, frames_of, given_fps, named_errors, unwrapped
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,7 @@ class Sampling:
         total (`int`):
             How many frames there are.
         fps (`float`):
-            How many of them a second has. Those of a list or a folder have been sampled already, at
-            [`FrameLimits`]' `fps`.
+            How many of them a second has.
         height (`int`), width (`int`):
             What the frames are scaled to.
     """
@@ -78,22 +77,41 @@ def token_size(processor: ProcessorMixin) -> int:
     return processor.video_processor.patch_size * processor.video_processor.merge_size
 
 
-def sample_list(frames: list, limits: FrameLimits, factor: int) -> Sampling:
-    """All frames up to the limit, or as many at even distances."""
+def sample_list(frames: list, fps: float | None, limits: FrameLimits, factor: int) -> Sampling:
+    """All frames up to the limit, or as many at even distances. Where their rate is known, they are a file's."""
     sizes = {image_size(frame) for frame in frames}
     if len(sizes) > 1:
         raise ValueError(f"its frames are of different sizes, such as {sorted(sizes)[:2]}: scale them to one")
     ((width, height),) = sizes
+    if fps is not None:
+        return sample(len(frames), fps, limits, limits.frame_size(height, width, factor))
     total = len(frames) + len(frames) % FRAME_FACTOR
     number = min(total, limits.max_frames // FRAME_FACTOR * FRAME_FACTOR)
-    indices = np.linspace(0, total - 1, number).round().astype(int)
-    return Sampling(tuple(indices.tolist()), total, limits.fps, *limits.frame_size(height, width, factor))
+    return Sampling(even_indices(total, number), total, limits.fps, *limits.frame_size(height, width, factor))
 
 
-def sample_file(file, limits: FrameLimits, factor: int) -> Sampling:
-    number = limits.number_of_frames(file.total, file.fps)
-    indices = torch.linspace(0, file.total - 1, number).round().long()  # as `qwen_vl_utils` rounds
-    return Sampling(tuple(indices.tolist()), file.total, file.fps, *limits.frame_size(file.height, file.width, factor))
+def sample(total: int, fps: float, limits: FrameLimits, size: tuple[int, int]) -> Sampling:
+    return Sampling(even_indices(total, limits.number_of_frames(total, fps)), total, fps, *size)
+
+
+def even_indices(total: int, number: int) -> tuple[int, ...]:
+    return tuple(torch.linspace(0, total - 1, number).round().long().tolist())  # as `qwen_vl_utils` rounds
+
+
+def blank_video(source: VideoSource) -> dict:
+    """
+    A white video with as many frames, of the same size and at the same rate as another one, which is not decoded.
+
+    Raises:
+        ValueError: What [`load_video`] does, but for frames themselves.
+    """
+    with named_errors(source):
+        plain, fps = unwrapped(source), given_fps(source)
+        if (frames := frames_of(plain)) is not None:
+            return {"frames": list(map(blank_image, frames)), "fps": fps}
+        with opened(plain) as (container, stream):
+            file = look_at(container, stream)
+        return {"frames": [white((file.width, file.height))] * file.total, "fps": file.fps}
 
 
 def sampling_of(source: VideoSource, processor: ProcessorMixin) -> Sampling:
@@ -102,9 +120,16 @@ def sampling_of(source: VideoSource, processor: ProcessorMixin) -> Sampling:
     with named_errors(source):
         plain = unwrapped(source)
         if (frames := frames_of(plain)) is not None:
-            return sample_list(frames, limits, factor)
+            return sample_list(frames, given_fps(source), limits, factor)
+        check_no_fps(source)
         with opened(plain) as (container, stream):
-            return sample_file(look_at(container, stream), limits, factor)
+            file = look_at(container, stream)
+        return sample(file.total, file.fps, limits, limits.frame_size(file.height, file.width, factor))
+
+
+def check_no_fps(source: VideoSource) -> None:
+    if given_fps(source) is not None:
+        raise ValueError("its `fps` is given, and a file says that itself: it is of frames")
 
 
 def load_video(source: VideoSource, processor: ProcessorMixin) -> Video:
@@ -118,7 +143,8 @@ def load_video(source: VideoSource, processor: ProcessorMixin) -> Video:
     Args:
         source (`str`, `Path`, `bytes`, `list` or `dict`):
             A file, a folder of frames, a file's bytes, a list of frames (what [`load_image`] takes), or a dictionary
-            with one of these under `path`, `bytes` or `frames`.
+            with one of these under `path`, `bytes` or `frames`. There, `fps` may say how many frames a second has;
+            without it they have been sampled already, at [`FrameLimits`]' `fps`.
         processor ([`~transformers.ProcessorMixin`]):
             The model's processor.
 
@@ -130,12 +156,13 @@ def load_video(source: VideoSource, processor: ProcessorMixin) -> Video:
     with named_errors(source):
         plain = unwrapped(source)
         if (frames := frames_of(plain)) is not None:
-            sampling = sample_list(frames, limits, factor)
+            sampling = sample_list(frames, given_fps(source), limits, factor)
             loaded = [load_image(frames[min(i, len(frames) - 1)]) for i in sampling.indices]
             return Video(torch.stack([scaled(frame, sampling) for frame in loaded]), sampling)
+        check_no_fps(source)
         with opened(plain) as (container, stream):
-            file = look_at(container, stream)
-            sampling, scaled_frames = sample_file(file, limits, factor), []
+            file, scaled_frames = look_at(container, stream), []
+            sampling = sample(file.total, file.fps, limits, limits.frame_size(file.height, file.width, factor))
             for how_often, frame in decode(container, stream, file, file.nearest(np.array(sampling.indices))):
                 if frame.size != (file.width, file.height) and not scaled_frames:  # it is turned
                     sampling = dataclasses.replace(sampling, height=sampling.width, width=sampling.height)

@@ -1,5 +1,6 @@
 """What a row may give as a video, told apart without opening it."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import av
 from PIL import Image
 
-from ..images import DECODING_ERRORS, image_key, shown
+from ..images import DECODING_ERRORS, data_url_bytes, image_key, shown
 
 
 VideoSource = str | Path | bytes | dict | Sequence
@@ -35,13 +36,26 @@ def unwrapped(source: VideoSource) -> str | Path | bytes | list:
         source = next((value for value in known if value is not None), None)
     if isinstance(source, Image.Image) or not isinstance(source, str | bytes | Path | Sequence):
         raise ValueError(f"it is a {type(source).__name__}, and no path, bytes, or list of frames")
+    if isinstance(source, str) and source.startswith("data:"):
+        return data_url_bytes(source)
     if isinstance(source, str) and "://" in source:
         raise ValueError("it is a URL, and nothing is fetched while a model runs: download it first")
-    if isinstance(source, str) and source.startswith("data:"):
-        raise ValueError("it is a data URL, and those are read of images only: give a path or bytes")
     if not isinstance(source, Path) and len(source) == 0:
         raise ValueError("it is empty: it has neither frames, bytes nor a path")
     return source if isinstance(source, str | bytes | Path) else list(source)
+
+
+def given_fps(source: VideoSource) -> float | None:
+    """
+    How many of its frames a second has, where a dictionary with frames says it under `fps`.
+
+    Raises:
+        ValueError: For what is no rate.
+    """
+    fps = source.get("fps") if isinstance(source, dict) else None
+    if fps is not None and not (isinstance(fps, int | float) and math.isfinite(fps) and fps > 0):
+        raise ValueError(f"its `fps` is {fps!r}, and frames per second are a number above 0")
+    return fps
 
 
 def frame_files(folder: str | Path) -> list[str]:
@@ -67,12 +81,12 @@ def frames_of(source: str | Path | bytes | list) -> list | None:
 
 
 def video_key(source: VideoSource) -> object:
-    """What two sources have in common if they are the same file, the same bytes or the same frames."""
+    """What two sources have in common if they are the same file, the same bytes or the same frames, at one rate."""
     with named_errors(source):
-        plain = unwrapped(source)
+        plain, fps = unwrapped(source), given_fps(source)
     if isinstance(plain, list):
-        return tuple(map(image_key, plain))
-    return plain if isinstance(plain, bytes) else str(plain)
+        plain = tuple(map(image_key, plain))
+    return (plain if isinstance(plain, bytes | tuple) else str(plain)), fps
 
 
 def shown_video(source: object) -> str:

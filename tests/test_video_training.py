@@ -1,0 +1,318 @@
+"""Pairs with videos, from a file of one's own to a reward model and a policy, by the recipes and by the trainers."""
+
+import json
+import os
+
+import pytest
+import torch
+from datasets import Dataset, DatasetDict, load_from_disk
+from test_hand_over import BASE, POLICY, run_recipe
+from test_mpo_trainer import mpo_config, token_log_probs
+from test_reward_trainer import losses, reward_config
+from transformers import AutoModelForImageTextToText, AutoModelForSequenceClassification, AutoProcessor
+from video_files import frames, write_video
+
+from vl_reward import MPOTrainer, RewardScorer, VisionRewardTrainer, share_prefixes
+from vl_reward.data.collators import DataCollatorForMPO, DataCollatorForVisionReward
+from vl_reward.data.encoding import encode_conversations
+from vl_reward.data.messages import as_messages
+from vl_reward.data.named_dataset import NamedDataset
+from vl_reward.data.videos.frame_limits import FrameLimits
+from vl_reward.data.videos.video import blank_video, load_video
+from vl_reward.prefix_sharing.share_prefixes import calls_tower_once
+from vl_reward.training.guards import check_one_tower_call
+
+
+LIMITS = {"fps": 4.0, "max_frames": 4, "max_pixels": 6 * 28 * 28}
+
+
+def lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of one's own: a video, a folder of frames, an image, and pairs about them with relative paths."""
+    folder = tmp_path_factory.mktemp("own")
+    write_video(folder / "a.mp4", frames(12), 8)
+    (folder / "clip").mkdir()
+    for number, picture in enumerate(frames(4)):
+        picture.save(folder / f"clip/{number}.png")
+    shown = [{"videos": ["a.mp4"]}, {"video": "clip"}, {"images": ["clip/0.png"]}, {"videos": []}]
+    shown += [
+        {"videos": [["clip/3.png", "clip/1.png"]]},
+        {"videos": [{"frames": ["clip/0.png", "clip/2.png"], "fps": 8}]},
+    ]
+    shown += [{"images": ["clip/1.png"], "videos": ["clip", "a.mp4"]}]
+    sides = {"chosen": "The dark one.", "rejected": "The light one."}
+    rows = [{"prompt": f"Which came first? {i}", **sides, **of_row} for i, of_row in enumerate(shown * 3)]
+    lines(folder / "pairs.jsonl", rows)
+    asked = [{key: row[key] for key in row if key not in sides} | {"answer": "dark"} for row in rows[:7]]
+    lines(folder / "prompts.jsonl", asked)
+    read = NamedDataset(str(folder / "pairs.jsonl")).split("train")
+    DatasetDict({"train": read, "test": read}).save_to_disk(folder / "split")  # what is held out shares an image here
+    return folder
+
+
+@pytest.fixture
+def own(processor):
+    before = getattr(processor.video_processor, "frame_limits", None)
+    FrameLimits.keep(processor, **LIMITS)
+    yield processor
+    processor.video_processor.frame_limits = before
+
+
+def test_a_file_of_ones_own(folder):
+    rows = NamedDataset(str(folder / "pairs.jsonl")).split("train")
+    assert "unreadable" not in rows.column_names and "video" not in rows.column_names
+    videos = rows["videos"][:7]
+    assert list(map(len, videos)) == [1, 1, 0, 0, 1, 1, 2]
+    assert videos[0] == [{"bytes": None, "path": str(folder / "a.mp4"), "frames": None, "fps": None}]
+    assert videos[1][0]["path"] == str(folder / "clip") == videos[6][0]["path"]
+    assert [frame["path"] for frame in videos[4][0]["frames"]] == [str(folder / f"clip/{i}.png") for i in (3, 1)]
+    assert videos[5][0]["fps"] == 8.0 and len(videos[5][0]["frames"]) == 2
+    kinds = [[part["type"] for part in turns[0]["content"]] for turns in rows["prompt"][:7]]
+    assert kinds[0] == kinds[1] == ["video", "text"] and kinds[2] == ["image", "text"] and kinds[3] == ["text"]
+    assert kinds[6] == ["image", "video", "video", "text"]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "saved"])
+def test_a_table_has_the_same_videos(folder, suffix):
+    expected = NamedDataset(str(folder / "pairs.jsonl")).split("train")
+    path = str(folder / f"table.{suffix}")
+    expected.to_parquet(path) if suffix == "parquet" else expected.save_to_disk(path)
+    read = NamedDataset(path).split("train")
+    assert read["videos"][:] == expected["videos"][:] and read.features["videos"] == expected.features["videos"]
+    written = lines(folder / "again.jsonl", NamedDataset(path).objects("train"))
+    again = NamedDataset(written)
+    assert again.split("train")["videos"][:] == expected["videos"][:]
+
+
+def test_videos_in_other_forms_of_tables(folder):
+    sides = {"prompt": ["Q?"] * 2, "chosen": ["A"] * 2, "rejected": ["B"] * 2}
+    for number, column in enumerate(({"clips": ["a.mp4", None]}, {"clips": [["a.mp4"], []]})):
+        path = folder / f"column_{number}.parquet"
+        Dataset.from_dict(sides | column).to_parquet(str(path))
+        read = NamedDataset(str(path), columns={"videos": "clips"}).split("train")
+        assert [[video["path"] for video in row] for row in read["videos"]] == [[str(folder / "a.mp4")], []]
+    data = (folder / "a.mp4").read_bytes()
+    Dataset.from_dict(sides | {"videos": [[data], []]}).to_parquet(str(folder / "bytes.parquet"))
+    dataset = NamedDataset(str(folder / "bytes.parquet"))
+    assert [[video["bytes"] for video in row] for row in dataset.split("train")["videos"]] == [[data], []]
+    again = NamedDataset(lines(folder / "bytes.jsonl", dataset.objects("train"))).split("train")
+    assert again["videos"][0][0]["bytes"] == data
+
+
+def test_whoever_does_not_see_videos_refuses_them(folder):
+    with pytest.raises(ValueError, match="has videos in 15 of 21 rows, and this step reads images alone, so"):
+        NamedDataset(str(folder / "pairs.jsonl"), images_only=True)
+
+
+UNREADABLE = {
+    "one alone": ({"videos": "a.mp4"}, "`videos` is a.mp4, and a list is needed"),
+    "a null": ({"videos": [None]}, "a video is unusable: it is a NoneType"),
+    "a number": ({"videos": [[5]]}, "a video is unusable: '5' is neither bytes nor a path"),
+    "a URL": ({"videos": ["https://example.org/a.mp4"]}, "a video is unusable: it is a URL"),
+    "a rate": ({"videos": [{"frames": ["a.png"], "fps": -1}]}, "a video is unusable: its `fps` is -1"),
+    "a place too many": ({"prompt": "<video> <video>", "videos": ["a.mp4"]}, "Number of videos provided (1)"),
+    "no video": ({"prompt": "<video> Q?"}, "Number of videos provided (0)"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_rows_that_cannot_be_read_are_marked(tmp_path, name):
+    row, reason = UNREADABLE[name]
+    rows = [{"prompt": "Q?", "chosen": "A", "rejected": "B"} | row, {"prompt": "Q?", "chosen": "A", "rejected": "B"}]
+    read = NamedDataset(lines(tmp_path / "pairs.jsonl", rows)).split("train")
+    assert read["unreadable"][0].startswith(reason) and read["unreadable"][1] is None
+
+
+def test_a_blank_video_has_the_same_frames_and_times(folder, own):
+    timed = {"frames": [str(folder / "clip/0.png")] * 4, "fps": 2.0}
+    for source in (str(folder / "a.mp4"), str(folder / "clip"), timed):
+        video, blank = load_video(source, own), load_video(blank_video(source), own)
+        assert blank.sampling == video.sampling and blank.frames.shape == video.frames.shape
+        assert (blank.frames == 255).all() and not (video.frames == 255).all()
+
+
+# --- TRAINERS ---
+
+
+@pytest.fixture
+def pairs(folder):
+    return NamedDataset(str(folder / "pairs.jsonl")).split("train")
+
+
+def test_the_reward_trainer_sees_the_videos(pairs, own, reward_model, tmp_path):
+    def trainer(rows, model=reward_model):
+        args = reward_config(tmp_path / "out", max_steps=2, per_device_train_batch_size=7)
+        return VisionRewardTrainer(model, args, processing_class=own, train_dataset=rows, eval_dataset=rows)
+
+    batch = next(iter(trainer(pairs).get_train_dataloader()))
+    assert len(batch["video_grid_thw"]) > 0 and (batch["mm_token_type_ids"] == 2).any()
+    rows = [pairs[i] for i in range(7)]
+    first = DataCollatorForVisionReward(own)(rows)
+    conversations = [as_messages(row["prompt"], row[side]) for side in ("chosen", "rejected") for row in rows]
+    columns = {key: [row[key] for row in rows] * 2 for key in ("images", "videos")}
+    expected = encode_conversations(own, conversations, columns["images"], ["r"] * 14, videos=columns["videos"])
+    assert all(torch.equal(first[key], expected[key]) for key in expected) and first.keys() == expected.keys()
+    # Sharing changes nothing but the time it takes.
+    other = AutoModelForSequenceClassification.from_pretrained(reward_model.name_or_path, dtype="float32").eval()
+    other.load_state_dict(reward_model.state_dict())
+    plain, shared = trainer(pairs), trainer(pairs, share_prefixes(other))
+    plain.train(), shared.train()
+    assert losses(plain) == pytest.approx(losses(shared), abs=1e-5)
+    assert plain.evaluate()["eval_n_pairs"] == 21
+    for name, weight in reward_model.state_dict().items():
+        assert torch.allclose(weight, other.state_dict()[name], atol=1e-4), name
+
+
+def test_mpo_sees_the_videos_and_precomputes_the_same(pairs, own, policy_path, tmp_path):
+    def load():
+        return AutoModelForImageTextToText.from_pretrained(policy_path, dtype="float32")
+
+    rows = [pairs[i] for i in range(7)]
+    batch = DataCollatorForMPO(own)([dict(row) for row in rows])
+    assert len(batch["video_grid_thw"]) == 12 and (batch["mm_token_type_ids"] == 2).any()
+    with torch.no_grad():
+        together = token_log_probs(load(), batch)
+        for i, row in enumerate(rows):  # each side alone, as transformers encodes it
+            for side, number in (("chosen", i), ("rejected", i + 7)):
+                messages, shown = as_messages(row["prompt"], row[side]), (row["images"], row["videos"])
+                alone = encode_conversations(own, [messages], [shown[0]], ["r"], videos=[shown[1]])
+                log_probs = load()(**alone).logits.log_softmax(-1)[0, :-1]
+                n = len(together[number])
+                length = int(alone["attention_mask"].sum()) if row["images"] or row["videos"] else None
+                tokens = alone["input_ids"][0][alone["attention_mask"][0].bool()]
+                expected = log_probs[: len(tokens) - 1].gather(-1, tokens[1:, None])[-n:, 0]
+                assert length in (None, len(tokens)) and torch.allclose(together[number], expected, atol=1e-4)
+
+    def train(share, **changes):
+        model, ref_model = load(), load()
+        if share:
+            share_prefixes(model), share_prefixes(ref_model)
+        args = mpo_config(tmp_path / f"out_{share}", max_steps=2, max_length=None, **changes)
+        trainer = MPOTrainer(model, ref_model, args, processing_class=own, train_dataset=pairs)
+        trainer.train()
+        return model.state_dict()
+
+    plain, shared, ahead = train(False), train(True), train(True, precompute_ref_log_probs=True)
+    for name, weight in plain.items():
+        assert torch.allclose(weight, shared[name], atol=1e-4), name
+        assert torch.allclose(ahead[name], shared[name], atol=1e-4), name
+
+
+def test_a_sharded_model_wants_one_call_of_the_tower(pairs, own, reward_model, tmp_path):
+    args = reward_config(tmp_path / "out")
+    trainer = VisionRewardTrainer(reward_model, args, processing_class=own, train_dataset=pairs)
+    trainer.accelerator.state.distributed_type, before = "DEEPSPEED", trainer.accelerator.state.distributed_type
+    try:
+        assert not calls_tower_once(reward_model)
+        with pytest.raises(ValueError, match="would call the vision tower twice.*Set `share_prefixes: true`"):
+            check_one_tower_call(trainer)
+        share_prefixes(reward_model)
+        check_one_tower_call(trainer)
+    finally:
+        trainer.accelerator.state.distributed_type = before
+
+
+def test_a_resumed_run_has_the_limits_it_was_started_with(pairs, own, reward_model, tmp_path):
+    args = reward_config(tmp_path / "out", max_steps=2, save_strategy="steps", save_steps=1)
+    VisionRewardTrainer(reward_model, args, processing_class=own, train_dataset=pairs).train()
+    FrameLimits.keep(own, max_frames=2)
+    trainer = VisionRewardTrainer(reward_model, args, processing_class=own, train_dataset=pairs)
+    with pytest.raises(ValueError, match="video_limits was .*'max_frames': 4.* and is .*'max_frames': 2"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-1"))
+
+
+# --- RECIPES ---
+
+BUDGET = ["--video_fps", 4, "--video_max_frames", 4, "--video_max_pixels", 6 * 28 * 28]
+TRAINING = ["--max_steps", 1, "--per_device_train_batch_size", 4, "--dataloader_num_workers", 0, "--max_length", 400]
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    """A reward model that stage 1 made of one's own pairs."""
+    output = tmp_path_factory.mktemp("trained")
+    pairs = ["--dataset_name", folder / "split", *BUDGET, *TRAINING]
+    run_recipe("reward_stage1", "--model_name_or_path", BASE, *pairs, "--output_dir", output)
+    return output
+
+
+def test_stage_1_trains_on_video_pairs_and_keeps_the_limits(trained, folder):
+    told = [json.loads(line) for line in open(trained / "videos_train.jsonl")]
+    assert (
+        len(told) == 15 and (trained / "videos_eval.jsonl").exists()
+    )  # all rows with videos; those of text are not stage 1's
+    one = next(row for row in told if row["id"] == "0")["videos"]
+    # 1.5 seconds at 4 frames a second are 6 frames, of which 4 are allowed.
+    assert one == [
+        {"frames": 4, "seconds_per_frame": 0.375, "indices": [0, 4, 7, 11], "total": 12, "fps": 8.0}
+        | {"height": 56, "width": 84}
+    ]
+    scorer = RewardScorer.from_pretrained(str(trained))
+    assert FrameLimits.of(scorer.processor) == FrameLimits(**LIMITS)
+    assert FrameLimits.of(RewardScorer.from_pretrained(str(trained), video_limits={"fps": 1.0}).processor).fps == 1.0
+    forwards, backwards = (load_video([frames(4)[i] for i in order], scorer.processor) for order in ([0, 3], [3, 0]))
+    assert not torch.equal(forwards.frames, backwards.frames)
+
+
+def test_videos_go_through_all_recipes_that_read_them(trained, folder, tmp_path):
+    reward = ["--model_name_or_path", trained]
+    trained_on = ["--dataset_name", folder / "pairs.jsonl", *BUDGET, *TRAINING]
+    run_recipe("mpo", "--model_name_or_path", POLICY, *trained_on, "--output_dir", tmp_path / "mpo")
+    assert FrameLimits.of(AutoProcessor.from_pretrained(tmp_path / "mpo")) == FrameLimits(**LIMITS)
+    sampled = ["--dataset_name", folder / "prompts.jsonl", "--num_generations", 3, "--temperature", 1.5, *BUDGET]
+    run_recipe("sample_responses", "--model_name_or_path", POLICY, *sampled, "--output_dir", tmp_path / "sampled")
+    candidates = ["--dataset_name", tmp_path / "sampled/candidates"]
+    expected = NamedDataset(str(folder / "prompts.jsonl")).split("train")["videos"][:]
+    assert load_from_disk(tmp_path / "sampled/candidates")["videos"][:] == expected
+    run_recipe("score_responses", *reward, *candidates, "--output_dir", tmp_path / "scored")
+    scored = NamedDataset(str(tmp_path / "scored/scored.jsonl")).split("train")
+    assert scored["videos"][:] == expected
+    scorer = RewardScorer.from_pretrained(str(trained), dtype="float32")
+    rows = [row | {"images": list(row["images"])} for row in scored.remove_columns("scores")]
+    assert [s for row in scored["scores"] for s in row] == pytest.approx(
+        [s for row in scorer.score_candidates(rows) for s in row], abs=1e-4
+    )
+    labelled = ["--min_score_margin", 0, "--rules", "best_vs_worst", "--output_dir", tmp_path / "labelled"]
+    run_recipe("label_preferences", *reward, *candidates, *labelled)
+    pairs = load_from_disk(tmp_path / "labelled/preferences")
+    given = dict(zip(scored["id"], scored["videos"], strict=True))
+    assert len(pairs) > 0 and all(videos == given[id] for id, videos in zip(pairs["id"], pairs["videos"], strict=True))
+    measured = ["--dataset_name", folder / "pairs.jsonl", "--output_dir", tmp_path / "measured"]
+    run_recipe("evaluate_reward", *reward, *measured, "--dataset_test_split", "train")
+    read = [json.loads(line) for line in open(tmp_path / "measured/scores.jsonl")][:7]
+    assert [line["scores"] != line["blank_scores"] for line in read] == [True, True, True, False, True, True, True]
+    answered = ["--dataset_name", folder / "prompts.jsonl", "--dataset_test_split", "train", *BUDGET]
+    answered += ["--verifier", "exact", "--reward_model", trained, "--num_generations", 2]
+    run_recipe("evaluate_policy", "--model_name_or_path", POLICY, *answered, "--output_dir", tmp_path / "answered")
+    assert json.loads((tmp_path / "answered/results.json").read_text())["n_prompts"] == 7
+    judged = ["--dataset_name", folder / "pairs.jsonl", "--dataset_test_split", "train", "--max_rows", 2, *BUDGET]
+    judged += ["--max_new_tokens", 4, "--output_dir", tmp_path / "judged"]
+    run_recipe("evaluate_judge", "--model_name_or_path", BASE, *judged)
+    assert len(open(tmp_path / "judged/votes.jsonl").readlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["grpo", "dropout_negatives"])
+def test_recipes_that_do_not_read_videos_refuse_them(folder, tmp_path, name, trained):
+    rows = folder / "prompts.jsonl"
+    if name == "dropout_negatives":
+        asked = [json.loads(line) | {"responses": ["The dark one."]} for line in open(rows)]
+        rows = lines(folder / "candidates.jsonl", asked)
+    reward = ["--reward_model", trained] if name == "grpo" else []
+    with pytest.raises(ValueError, match="has videos in 5 of 7 rows, and this step reads images alone"):
+        run_recipe(name, "--model_name_or_path", POLICY, "--dataset_name", rows, "--output_dir", tmp_path, *reward)
+    with pytest.raises(ValueError, match="`video_fps: 1.0` has no effect: .* does not read it"):
+        run_recipe(name, "--model_name_or_path", POLICY, "--dataset_name", rows, "--video_fps", 1)
+
+
+def test_a_broken_video_stops_training_before_its_first_step(folder, tmp_path):
+    (tmp_path / "cut.mp4").write_bytes((folder / "a.mp4").read_bytes()[:-900])
+    rows = [{"prompt": f"Q {i}?", "chosen": "A", "rejected": "B", "videos": ["cut.mp4"]} for i in range(4)]
+    given = ["--dataset_name", lines(tmp_path / "pairs.jsonl", rows), *BUDGET, *TRAINING]
+    with pytest.raises(ValueError, match="rows cannot be trained on: row .*cut.mp4 could not be read as a video"):
+        run_recipe("reward_stage2", "--model_name_or_path", BASE, *given, "--output_dir", tmp_path / "out")
+    assert not os.path.exists(tmp_path / "out/model.safetensors")
