@@ -508,7 +508,7 @@ CALL = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", 
     [
         (
             {"prompt": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}]}]},
-            "a message has a part of type 'image_url', and only text and image are read",
+            "a message has a part of type 'image_url', and only text, image and video are read",
         ),
         (
             {"prompt": [*asked(TEXT), CALL, *asked(TEXT)]},

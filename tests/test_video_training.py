@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -13,12 +14,16 @@ from transformers import AutoModelForImageTextToText, AutoModelForSequenceClassi
 from video_files import frames, write_video
 
 from vl_reward import MPOTrainer, RewardScorer, VisionRewardTrainer, share_prefixes
+from vl_reward.curation.conversion import convert
+from vl_reward.curation.prompts.prompt_source import NotMeant, own_prompt
+from vl_reward.curation.sources import trl_format
 from vl_reward.data.collators import DataCollatorForMPO, DataCollatorForVisionReward
 from vl_reward.data.encoding import encode_conversations
 from vl_reward.data.messages import as_messages
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.data.videos.frame_limits import FrameLimits
 from vl_reward.data.videos.video import blank_video, load_video
+from vl_reward.inference.response_scorer import refuse_videos
 from vl_reward.prefix_sharing.share_prefixes import calls_tower_once
 from vl_reward.training.guards import check_one_tower_call
 
@@ -316,3 +321,44 @@ def test_a_broken_video_stops_training_before_its_first_step(folder, tmp_path):
     with pytest.raises(ValueError, match="rows cannot be trained on: row .*cut.mp4 could not be read as a video"):
         run_recipe("reward_stage2", "--model_name_or_path", BASE, *given, "--output_dir", tmp_path / "out")
     assert not os.path.exists(tmp_path / "out/model.safetensors")
+
+
+def test_a_benchmarks_videos_are_videos_or_single_images(folder, trained, tmp_path):
+    sides = {"prompt": "Which came first?", "chosen": "The dark one.", "rejected": "The light one."}
+    rows = [{"id": "v", "video": "video/clip", **sides}, {"id": "m", "image": "mcq/1.png", **sides}]
+    (tmp_path / "video").mkdir(), (tmp_path / "mcq").mkdir()
+    shutil.copytree(folder / "clip", tmp_path / "video/clip")
+    shutil.copy(folder / "clip/1.png", tmp_path / "mcq/1.png")
+    given = ["--model_name_or_path", trained, "--benchmark", "mm_rlhf_rewardbench", "--dataset_name", ""]
+    given += ["--data_files", lines(tmp_path / "rows.jsonl", rows)]
+    scorer, clip = RewardScorer.from_pretrained(str(trained), dtype="float32"), str(tmp_path / "video/clip")
+    picture = str(tmp_path / "mcq/1.png")
+    read = {"false": ([[], [picture]], [[clip], []])}
+    read["true"] = [[f"{clip}/{i}.png" for i in range(4)], [picture]], [[], []]
+    results = {}
+    for name, (images, videos) in read.items():
+        run_recipe("evaluate_reward", *given, "--frames_as_images", name, "--output_dir", tmp_path / name)
+        results[name] = json.loads((tmp_path / name / "results.json").read_text())
+        scores = [json.loads(line)["scores"] for line in open(tmp_path / name / "scores.jsonl")]
+        for number, side in enumerate(("chosen", "rejected")):
+            expected = scorer(["Which came first?"] * 2, [sides[side]] * 2, images=images, videos=videos)
+            assert [row[number] for row in scores] == pytest.approx(expected, abs=1e-4)
+    assert [results[name]["frames_as_images"] for name in ("false", "true")] == [False, True]
+    assert (tmp_path / "false/videos.jsonl").exists() and not (tmp_path / "true/videos.jsonl").exists()
+
+
+def test_a_served_model_is_not_asked_about_a_video():
+    with pytest.raises(ValueError, match="row 3 has a video, and a server is given text and images alone here"):
+        refuse_videos(["row 2", "row 3"], [[], ["a.mp4"]], "a server")
+    refuse_videos(["row 2"], None, "a server")
+
+
+def test_curation_leaves_pairs_with_videos_out():
+    row = {"prompt": "Q?", "chosen": "A", "rejected": "B"}
+    batch = {"__index__": [0, 1, 2], **{key: [value] * 3 for key, value in row.items()}}
+    batch |= {"videos": [["a.mp4"], [], None], "video": [None, "a.mp4", None]}
+    read = convert(batch, trl_format.pairs, "own", None, False)
+    assert read["skipped"] == ["videos", "videos", None]
+    for column in ({"videos": ["a.mp4"]}, {"video": "a.mp4"}):
+        with pytest.raises(NotMeant, match="it is about a video"):
+            own_prompt({"prompt": "Q?", **column}, None)
