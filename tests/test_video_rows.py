@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from video_files import frames, write_video
 
-from vl_reward import RewardScorer
+from vl_reward import ResponseSampler, RewardScorer, SamplingParameters
 from vl_reward.data.encoding import count_tokens, encode_conversations, encode_prompts, render
 from vl_reward.data.images import load_image
 from vl_reward.data.placeholders import extract_images, place_images
@@ -242,3 +242,26 @@ def test_a_rows_key_is_of_its_videos_contents(tmp_path):
     assert len(set(keys)) == len(keys)
     two.save(tmp_path / "clip/1.png")
     assert key(videos=[str(tmp_path / "clip")]) not in keys[-1:]
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"], indirect=True)
+def test_each_prompt_is_sampled_on_with_its_own_video(films, rows, policy):
+    """transformers repeats the inputs of a prompt for its samples: the videos of each have to go along."""
+    processor, _ = films
+    sharp = ResponseSampler(
+        policy, processor, SamplingParameters(max_new_tokens=8, temperature=1e-5)
+    )  # the most likely word, by drawing
+    columns = [[row[0][:1] for row in rows], [row[1] for row in rows], 2, None, [row[2] for row in rows]]
+    together, _ = sharp(*columns)
+    for i, row in enumerate(rows):
+        alone, _ = sharp([row[0][:1]], [row[1]], videos=[row[2]])
+        assert together[i] == alone[0] * 2
+    backwards = [[list(reversed(video)) if isinstance(video, list) else video for video in row[2]] for row in rows]
+    turned, _ = sharp(*columns[:4], backwards)
+    assert turned[:3] == together[:3]
+    with torch.no_grad():
+        logits = [
+            policy(**encode_prompts(processor, [rows[3][0][:1]], [[]], ["r"], [videos])).logits[0, -1]
+            for videos in (rows[3][2], backwards[3])
+        ]
+    assert (logits[0] - logits[1]).abs().max() > 1e-4
