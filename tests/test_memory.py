@@ -145,6 +145,14 @@ def test_activations_grow_and_shrink_with_what_makes_them(policy_path):
     assert activations(bf16=True) < plain
 
 
+def test_a_video_counts_where_its_limits_are_given(policy_path):
+    limits = {"max_length": 1024, "max_image_tokens": 4, "video_max_frames": 8, "video_max_pixels": 20 * 28 * 28}
+    video, image = estimate(policy_path, **limits), estimate(policy_path, max_length=1024, max_image_tokens=4)
+    assert (video.batch.image_tokens, image.batch.image_tokens) == (4 * 20, 4)
+    assert video.batch.row_length == image.batch.row_length == 1024
+    assert video.column(False)["  of these, images"] > 15 * image.column(False)["  of these, images"]
+
+
 def test_gpu_does_not_hold_the_logits(policy_path):
     """Triton's tiles are of 4,096 tokens and 32,768 words at most, whatever the batch."""
     sizes = [estimate(policy_path, DPOConfig, on_gpu=True, max_length=length).column(True) for length in (1024, 2048)]

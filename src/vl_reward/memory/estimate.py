@@ -170,8 +170,8 @@ class MemoryEstimate:
         is_limited = args.max_completion_length if isinstance(args, GRPOConfig) else args.max_length
         left = f", which is {limit}" if is_limited else ""
         sentences = [
-            f"A process computes {batch.rows} rows at a time. Each has {batch.image_tokens:,} tokens of an image, "
-            f"{batch.text_tokens:,} others of its prompt, and {batch.response_tokens:,} of a response{left}.",
+            f"A process computes {batch.rows} rows at a time. Each has {batch.image_tokens:,} tokens of an image or a "
+            f"video, {batch.text_tokens:,} others of its prompt, and {batch.response_tokens:,} of a response{left}.",
             f"A prompt and its image are computed {'once' if batch.is_shared else 'for each response'}.",
             f"Weights are loaded in {self.dtype}. Matrix products are in {'bfloat16' if args.bf16 else 'float32'}.",
             "Attention keeps no scores, unless it is eager.",

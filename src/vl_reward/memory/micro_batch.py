@@ -8,6 +8,7 @@ from transformers.utils.generic import is_flash_attention_requested
 from trl import GRPOConfig
 
 from ..arguments.model_config import VisionModelConfig
+from ..data.videos.frame_limits import FrameLimits
 from ..prefix_sharing.packed_rows import PackedRows
 
 
@@ -24,7 +25,7 @@ class MicroBatch:
         prompts, responses (`int`):
             The number of prompts, and of responses to each.
         image_tokens, text_tokens, response_tokens (`int`):
-            Tokens of a prompt's image, of its text, and of a response.
+            Tokens of a prompt's image or video, of its text, and of a response.
         is_shared (`bool`):
             Whether what the rows of a prompt have in common is computed once.
     """
@@ -40,9 +41,16 @@ class MicroBatch:
     def from_arguments(
         cls, training_args: TrainingArguments, model_args: VisionModelConfig, config: PreTrainedConfig
     ) -> "MicroBatch":
-        """The largest that a recipe's arguments allow: images of the whole pixel budget, rows of `max_length`."""
+        """
+        The largest that a recipe's arguments allow: images of the whole pixel budget, or videos where a limit of theirs
+        is given, rows of `max_length`.
+        """
         vision, prompts = config.vision_config, training_args.per_device_train_batch_size
-        image = model_args.image_pixels // (vision.patch_size * vision.spatial_merge_size) ** 2
+        token = (vision.patch_size * vision.spatial_merge_size) ** 2
+        image = model_args.image_pixels // token
+        if model_args.video_limits:
+            limits = FrameLimits(**model_args.video_limits)
+            image = max(image, limits.max_frames // vision.temporal_patch_size * (limits.max_pixels // token))
         if isinstance(training_args, GRPOConfig):  # it shuffles the responses to a prompt among micro-batches
             return cls(prompts, 1, image, PROMPT_TEXT, training_args.max_completion_length or RESPONSE, False)
         limit = training_args.max_length or image + PROMPT_TEXT + RESPONSE
