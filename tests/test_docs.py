@@ -1,13 +1,17 @@
 """The commands of the README and of a page in docs, run in an empty folder, in their order."""
 
+import argparse
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from launches import ENVIRONMENT, ROOT
 from report_page import table
+from run_costs import STEP, pair_operations, weights
+from run_costs import table as table_of_costs
 
 from vl_reward.tiny.digits import compose
 from vl_reward.tiny.preferences import corrupted_pairs
@@ -49,6 +53,19 @@ def test_the_readme_trains_on_own_pairs_and_scores_an_image(tmp_path):
 def test_the_speed_of_the_report_is_that_of_its_file():
     kept = json.loads((ROOT / "docs/report/chromium.json").read_text())
     assert table(kept) in (ROOT / "docs/report.md").read_text()
+
+
+def test_the_costs_of_the_7b_run_are_those_of_their_file():
+    kept = json.loads((ROOT / "docs/run_7b/costs.json").read_text())
+    page = (ROOT / "docs/run_7b.md").read_text()
+    assert table_of_costs(kept) in page
+    assumed = argparse.Namespace(**kept["assumed"])
+    counted = weights()
+    assert 8.29e9 < counted["all"] < 8.3e9  # what the hub says of Qwen2.5-VL-7B
+    pair = pair_operations(assumed, counted, assumed.image_tokens, STEP, STEP, STEP)
+    mpo = next(row for row in kept["steps"] if row["step"] == "mpo")
+    a_second = assumed.gpus * assumed.peak_tflops * 1e12 * assumed.utilisation
+    assert mpo["hours"] == pytest.approx(assumed.prompts * pair / a_second / 3600)
 
 
 def test_own_pictures_and_jsonl_to_a_policy_with_more_reward(tmp_path):
