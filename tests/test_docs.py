@@ -68,6 +68,22 @@ def test_the_costs_of_the_7b_run_are_those_of_their_file():
     assert mpo["hours"] == pytest.approx(assumed.prompts * pair / a_second / 3600)
 
 
+def test_curation_and_its_second_round(tmp_path):
+    """The page's commands as they are, but for the size of the world and the number of steps."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    sizes = ("n_questions", "n_policy_questions", "n_text_questions", "n_prompts", "n_test", "n_test_prompts")
+    small = " ".join(f"--{name} 30" for name in sizes)
+    script = commands_of("docs/curation.md").replace("--max_steps 500", "--max_steps 2")
+    script = script.replace("python -m vl_reward.tiny\n", f"python -m vl_reward.tiny {small}\n")
+    assert small in script and "--max_steps 2" in script
+    run(script, tmp_path)
+    out = tmp_path / "outputs/tiny"
+    assert "near-duplicates" in (out / "prepare_preferences/audit.md").read_text()
+    one, two = (json.loads((out / f"round_{number}/audit.json").read_text())["steps"][-1]["out"] for number in (1, 2))
+    assert 0 < two < one  # the surrogate doubts some
+    assert (out / "curated/model.safetensors").exists()
+
+
 def test_own_pictures_and_jsonl_to_a_policy_with_more_reward(tmp_path):
     run(commands_of("docs/own_data.md"), tmp_path, RECIPES=str(ROOT / "recipes"))
     accuracy = json.loads((tmp_path / "accuracy/results.json").read_text())

@@ -117,7 +117,9 @@ def check_python(words):
     """What comes after `python` or `accelerate launch ...`."""
     if "--help" in words:
         words.remove("--help")
-    if words[0] == "-m":
+    if words[0] == "-c":
+        check_source(words[1])
+    elif words[0] == "-m":
         check_script(runpy.run_module, words[1], words[2:])
     elif words[0].startswith("bench/"):
         check_script(runpy.run_path, str(ROOT / words[0]), words[1:])
