@@ -121,6 +121,16 @@ def test_numbers_are_those_of_the_files(tmp_path):
     assert not any("results.json says" in text for text in page.texts)  # the recount of correct responses agrees
 
 
+def test_a_benchmark_has_a_table_of_its_own(tmp_path):
+    run = make_run(tmp_path / "run")
+    subset = {"accuracy": 0.25, "interval": [0.0, 0.75], "n": 4}
+    results = {"overall": 0.4375, "n": 8, "macro": 0.5625, "subsets": {"general": subset}, "baselines": {}}
+    write_json(run / "evaluate_reward_vl_rewardbench/results.json", results)
+    page = Page(write_report([run], tmp_path / "report.html"))
+    assert page.values["accuracy"] == [0.6251, 4, 0.125, 0.625, 4, 0.375, 0.4375, 8, 0.5625, 0.25, 4]
+    assert {"evaluate_reward", "evaluate_reward_vl_rewardbench", "mean of the subsets"} <= {*page.texts}
+
+
 def test_gallery_holds_every_pair_with_its_verdict(tmp_path):
     page = Page(write_report([make_run(tmp_path / "run")], tmp_path / "report.html"))
     rows = {(row["kind"], row["id"]): row for row in data_of(page)["rows"]}

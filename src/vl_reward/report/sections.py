@@ -63,7 +63,9 @@ def training(run: RunFiles) -> dict:
 
 
 def reward(run: RunFiles) -> dict:
-    results = run.json("evaluate_reward/results.json")
+    run.is_there("evaluate_reward/results.json")
+    names = sorted(path.parent.name for path in run.folder.glob("evaluate_reward*/results.json"))  # and benchmarks
+    results = {name: run.json(f"{name}/results.json") for name in names}
     lines = run.pair_scores
     bins = calibration(lines)
     with_lengths = [line for line in lines if line.get("lengths")]
