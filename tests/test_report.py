@@ -185,6 +185,9 @@ def test_runs_stand_side_by_side(tmp_path):
     write_json(runs[1] / "results.json", {"policy": {"mpo_accuracy": 0.5}})
     page = Page(write_report(runs, tmp_path / "report.html"))
     assert page.values["summary"] == [0.7512345678, 0.5]
+    assert page.texts.count("mpo: loss") == 1  # a line for each run in one plot
+    assert {"one", "two", "two, eval"} <= {*page.texts}
+    assert page.values["curves_mpo"] == [1, 0.75, 0.1, 2, 0.5, 0.625] * 2
     with pytest.raises(ValueError, match="given twice"):
         write_report([runs[0], runs[0]], tmp_path / "twice.html")
     with pytest.raises(ValueError, match="is no folder"):

@@ -7,6 +7,8 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from .visible import visible
+
 
 INK = "#010203"  # drawn nowhere else: it becomes the page's text colour, which is another one in the dark
 STYLE = {
@@ -46,7 +48,7 @@ def curve(lines: dict[str, tuple[list, list]], x: str, y: str, marker: str = "")
     figure, ax = axes(x, y)
     for name, (xs, ys) in lines.items():
         alone = "o" if len(xs) == 1 else ""  # a point has no line
-        ax.plot(xs, ys, label=name.lstrip("_"), linewidth=1.4, marker=marker or alone, markersize=4)
+        ax.plot(xs, ys, label=visible(name).lstrip("_"), linewidth=1.4, marker=marker or alone, markersize=4)
     if len(lines) > 1:
         ax.legend(frameon=False)
     return svg(figure)

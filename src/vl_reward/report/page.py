@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from .gallery import Thumbnails, gallery_rows
 from .run_files import RunFiles
-from .sections import section_data
+from .sections import curves, section_data
 from .visible import script_json, visible
 
 
@@ -44,6 +44,7 @@ def write_report(folders: Sequence[Path | str], output: Path | str, max_pairs: i
     html = environment.get_template("page.html.j2").render(
         runs=sections,
         summary=summary_rows(runs),
+        curves=curves(runs),
         counts=counts,
         gallery=Markup(script_json({"rows": rows, "pictures": thumbnails.urls})),
         style=Markup((inside / "style.css").read_text(encoding="utf-8")),

@@ -2,7 +2,7 @@
 
 from . import figures
 from .measures import best_of_n, calibration, changes
-from .run_files import STEPS, RunFiles
+from .run_files import STEPS, TRAININGS, RunFiles
 
 
 CURVES = ("loss", "accuracy", "margin", "mean_reward", "reward", "greedy_accuracy")
@@ -39,27 +39,40 @@ def pipeline(run: RunFiles) -> dict:
     return {"steps": steps, "picture": picture}
 
 
-def training(run: RunFiles) -> dict:
-    """Curves of `log_history`, their numbers, and those at the end."""
-    plots, tables = [], {}
-    for step, history in run.histories.items():
-        columns: dict[str, dict[int, float]] = {}
+def curves(runs: list[RunFiles]) -> list[tuple]:
+    """A plot of each logged number of each training, with a line for every run, and one for what was evaluated."""
+    plots = []
+    for step in TRAININGS:
         for name in CURVES:
             lines = {}
-            for key in (name, f"eval_{name}"):
-                points = {log["step"]: log[key] for log in history if isinstance(log.get(key), int | float)}
-                if points:
-                    columns[key] = points
-                    lines[key] = ([*points], [*points.values()])
+            for run in runs:
+                for key in (name, f"eval_{name}"):
+                    if points := points_of(run.histories.get(step, []), key):
+                        label = key if len(runs) == 1 else run.name + (", eval" if key != name else "")
+                        lines[label] = ([*points], [*points.values()])
             if lines:
                 plots.append((f"{step}: {name}", figures.curve(lines, "step", name)))
+    return plots
+
+
+def points_of(history: list[dict], key: str) -> dict[int, float]:
+    """The values of a logged number by their steps."""
+    return {log["step"]: log[key] for log in history if isinstance(log.get(key), int | float)}
+
+
+def training(run: RunFiles) -> dict:
+    """The numbers of the curves, and those at the end."""
+    tables = {}
+    for step, history in run.histories.items():
+        columns = {key: points_of(history, key) for name in CURVES for key in (name, f"eval_{name}")}
+        columns = {key: points for key, points in columns.items() if points}
         steps = sorted({number for points in columns.values() for number in points})
         rows = [[number, *(points.get(number) for points in columns.values())] for number in steps]
         if rows:
             tables[step] = {"columns": [*columns], "rows": rows}
     measured = [step for step in ("reward_stage1", "reward_stage2") if (run.folder / step).is_dir()]
     ends = {step: run.json(f"{step}/all_results.json") for step in measured}
-    return {"plots": plots, "tables": tables, "ends": {step: end for step, end in ends.items() if end}}
+    return {"tables": tables, "ends": {step: end for step, end in ends.items() if end}}
 
 
 def reward(run: RunFiles) -> dict:
