@@ -68,6 +68,19 @@ def test_the_costs_of_the_7b_run_are_those_of_their_file():
     assert mpo["hours"] == pytest.approx(assumed.prompts * pair / a_second / 3600)
 
 
+def test_a_benchmark_is_measured_from_scores_alone(tmp_path):
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    row = {"query": "Which?", "response": ["this", "that one"], "image": None, "judge": "", "query_source": ""}
+    ids = ["wildvision_1", "RLAIF-V-1", "mathverse_1"]
+    rows = [row | {"id": id, "human_ranking": ranking} for id in ids for ranking in ([0, 1], [1, 0])]
+    scores = [{"row": number, "scores": [1.0, 0.5]} for number in range(len(rows))]
+    for name, lines in {"vl_rewardbench": rows, "scores": scores}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run(commands_of("docs/benchmarks.md"), tmp_path)
+    results = json.loads((tmp_path / "outputs/vl_rewardbench/results.json").read_text())
+    assert (results["n"], results["overall"], results["macro"]) == (6, 0.5, 0.5)
+
+
 def test_curation_and_its_second_round(tmp_path):
     """The page's commands as they are, but for the size of the world and the number of steps."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")

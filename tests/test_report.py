@@ -131,6 +131,16 @@ def test_a_benchmark_has_a_table_of_its_own(tmp_path):
     assert {"evaluate_reward", "evaluate_reward_vl_rewardbench", "mean of the subsets"} <= {*page.texts}
 
 
+def test_the_longest_log_of_a_training_is_drawn(tmp_path):
+    """The embedded world's own models leave checkpoints alone."""
+    logs = [{"step": step, "loss": 1 / step} for step in (1, 2, 4)]
+    for number in (1, 2):
+        state = {"log_history": logs[: number + 1]}
+        write_json(tmp_path / f"base/training/checkpoint-{number}/trainer_state.json", state)
+    page = Page(write_report([tmp_path / "base"], tmp_path / "report.html"))
+    assert page.values["curves_training"] == [1, 1.0, 2, 0.5, 4, 0.25] and "training: loss" in page.texts
+
+
 def test_gallery_holds_every_pair_with_its_verdict(tmp_path):
     page = Page(write_report([make_run(tmp_path / "run")], tmp_path / "report.html"))
     rows = {(row["kind"], row["id"]): row for row in data_of(page)["rows"]}

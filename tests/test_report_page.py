@@ -5,7 +5,9 @@ import shutil
 
 import pytest
 from chromium import Chromium
-from report_page import FIRST_VIEW, frames_a_second, make_large_run
+from launches import ROOT
+from PIL import Image
+from report_page import FIRST_VIEW, VIEWS, frames_a_second, make_large_run, take_pictures
 from test_report import HOSTILE, SHOWN, make_run
 
 from vl_reward.report import write_report
@@ -124,6 +126,16 @@ def test_runs_stand_side_by_side_where_there_is_room(browser, page, width):
 
 def sum_of(color):
     return sum(map(int, color.removeprefix("rgb(").removesuffix(")").split(",")))
+
+
+def test_pictures_of_the_main_views(page, tmp_path):
+    take_pictures(page, tmp_path)
+    assert {path.stem for path in (ROOT / "docs/report").glob("*.png")} == VIEWS.keys()
+    for name, (width, height, dark, _) in VIEWS.items():
+        picture = Image.open(tmp_path / f"{name}.png")
+        assert picture.size == Image.open(ROOT / f"docs/report/{name}.png").size == (width, height)
+        assert (sum(picture.convert("RGB").getpixel((width // 2, height - 1))) < 200) == dark
+        assert (ROOT / f"docs/report/{name}.png").stat().st_size < 150_000
 
 
 def test_5000_pairs_are_drawn_at_once_and_scroll_smoothly(browser, tmp_path):
