@@ -1,5 +1,6 @@
 """The distinct images and videos of a batch: which they are, what stands for them in a row, and where."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -92,32 +93,35 @@ class Visuals:
         offsets = torch.zeros(*input_ids.shape, 3, dtype=torch.long, device=input_ids.device)
         advance = torch.ones_like(input_ids)
         for token, blocks in (
-            (config.image_token_id, [(grid, 1) for grid in self.grids[: self.n_images].tolist()]),
+            (config.image_token_id, [(*grid, 1) for grid in self.grids[: self.n_images].tolist()]),
             (config.video_token_id, self.blocks_of_videos(config)),
         ):
             if blocks:
-                is_visual = input_ids == token
-                shifts, steps = zip(*(block(config, *one) for one in blocks), strict=True)
+                is_visual, merge_size = input_ids == token, config.vision_config.spatial_merge_size
+                shifts, steps = zip(*(block(merge_size, *one) for one in blocks), strict=True)
                 offsets[is_visual] = torch.cat(shifts).to(input_ids.device)
                 advance[is_visual] = torch.cat(steps).to(input_ids.device)
         advance = advance * attended
         return (advance.cumsum(1) - advance) + offsets.permute(2, 0, 1)
 
-    def blocks_of_videos(self, config: PreTrainedConfig) -> list[tuple[list[int], torch.Tensor | int]]:
+    def blocks_of_videos(self, config: PreTrainedConfig) -> list[tuple[int, int, int, float]]:
         """
         The grids of videos, as they stand in one piece in a row, and how far their steps in time are apart. Where times
         are in the text, each step is a piece by itself.
         """
         grids = self.grids[self.n_images :].tolist()
         if family_of(config).times_in_text:
-            return [([1, height, width], 1) for frames, height, width in grids for _ in range(frames)]
-        seconds = [1] * len(grids) if self.seconds is None else self.seconds.cpu()
-        return [(grid, config.vision_config.tokens_per_second * one) for grid, one in zip(grids, seconds, strict=True)]
+            return [(1, height, width, 1) for frames, height, width in grids for _ in range(frames)]
+        seconds = [1] * len(grids) if self.seconds is None else self.seconds
+        seconds = seconds.cpu() if torch.is_tensor(seconds) else seconds
+        rate = config.vision_config.tokens_per_second
+        return [(*grid, float(rate * one)) for grid, one in zip(grids, seconds, strict=True)]
 
 
-def block(config: PreTrainedConfig, grid: list[int], interval: torch.Tensor | int) -> tuple[torch.Tensor, torch.Tensor]:
+@functools.lru_cache(maxsize=256)
+def block(merge_size: int, frames: int, height: int, width: int, interval: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Of each token of a grid the time, row and column, and what the next token is away from it."""
-    frames, height, width = grid[0], *(side // config.vision_config.spatial_merge_size for side in grid[1:])
+    height, width = height // merge_size, width // merge_size
     times = (torch.arange(frames) * interval).long()  # as `get_vision_position_ids` rounds
     steps = torch.zeros(frames * height * width, dtype=torch.long)
     steps[-1] = max(height, width)

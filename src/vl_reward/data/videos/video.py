@@ -12,7 +12,7 @@ from torchvision.transforms.functional import pil_to_tensor, resize
 from transformers import ProcessorMixin
 from transformers.video_utils import VideoMetadata
 
-from ..images import blank_image, image_size, load_image, white
+from ..images import blank_image, image_key, image_size, load_image, white
 from .frame_limits import FrameLimits
 from .video_file import decode, look_at, opened
 from .video_source import VideoSource, frames_of, given_fps, named_errors, unwrapped
@@ -79,7 +79,7 @@ def token_size(processor: ProcessorMixin) -> int:
 
 def sample_list(frames: list, fps: float | None, limits: FrameLimits, factor: int) -> Sampling:
     """All frames up to the limit, or as many at even distances. Where their rate is known, they are a file's."""
-    sizes = {image_size(frame) for frame in frames}
+    sizes = {image_size(frame) for frame in {image_key(frame): frame for frame in frames}.values()}
     if len(sizes) > 1:
         raise ValueError(f"its frames are of different sizes, such as {sorted(sizes)[:2]}: scale them to one")
     ((width, height),) = sizes
@@ -137,8 +137,8 @@ def load_video(source: VideoSource, processor: ProcessorMixin) -> Video:
     Decode a video's frames: as many, at such distances and as large as `qwen_vl_utils.fetch_video` takes them within
     the processor's [`FrameLimits`], turned as the file says.
 
-    `fetch_video` itself reads no files beside a torchvision of 0.26 and later without `torchcodec` or `decord`, follows
-    URLs, and scales frames that are given as a list twice.
+    `fetch_video` itself reads no files without `torchcodec`, `decord` or torchvision's `read_video`, which 0.29 has no
+    more; it follows URLs, and scales frames that are given as a list twice.
 
     Args:
         source (`str`, `Path`, `bytes`, `list` or `dict`):
