@@ -14,8 +14,12 @@ from transformers import AutoModelForImageTextToText, AutoModelForSequenceClassi
 from video_files import frames, write_video
 
 from vl_reward import MPOTrainer, RewardScorer, VisionRewardTrainer, share_prefixes
+from vl_reward.curation.audit import CurationAudit
 from vl_reward.curation.conversion import convert
+from vl_reward.curation.inspection import PairInspection
+from vl_reward.curation.pair_curation import PairCuration
 from vl_reward.curation.prompts.prompt_source import NotMeant, own_prompt
+from vl_reward.curation.source import PreferenceSource
 from vl_reward.curation.sources import trl_format
 from vl_reward.data.collators import DataCollatorForMPO, DataCollatorForVisionReward
 from vl_reward.data.encoding import encode_conversations
@@ -362,3 +366,33 @@ def test_curation_leaves_pairs_with_videos_out():
     for column in ({"videos": ["a.mp4"]}, {"video": "a.mp4"}):
         with pytest.raises(NotMeant, match="it is about a video"):
             own_prompt({"prompt": "Q?", **column}, None)
+
+
+def test_mm_rlhfs_videos_are_written_as_videos_where_the_source_says_it(folder, tmp_path, own):
+    shutil.copytree(folder / "clip", tmp_path / "video/clip")
+    shutil.copy(folder / "clip/0.png", tmp_path / "a.png")
+    sides = {"chosen": "The dark one.", "rejected": "The light one."}
+    rows = [{"id": 7, "prompt": "<image>\nWhat is it?", "image": "a.png", **sides}]
+    rows += [{"id": "v", "prompt": "<video>\nWhich came first?", "video": "video/clip", **sides}]
+    path = lines(tmp_path / "dpo_pairs.jsonl", rows)
+    (tmp_path / "work").mkdir()
+
+    def curated(**settings):
+        audit = CurationAudit({})
+        source = PreferenceSource.from_yaml({"name": "mm_rlhf", "format": "mm_rlhf", "path": path, **settings})
+        pairs = source.load(tmp_path / "work", audit)
+        curation = PairCuration(pairs, PairInspection(own)(pairs, tmp_path / "work"), audit)
+        curation.drop_bad_images(), curation.drop_bad_texts()
+        return sorted(curation.datasets(0.0, 0)["train"], key=lambda row: row["prompt"][0]["content"][-1]["text"])
+
+    before, after = curated(), curated(frames_as_images=False)
+    assert "videos" not in before[0] and [len(row["images"]) for row in before] == [1, 4]
+    assert [(len(row["images"]), len(row["videos"])) for row in after] == [(1, 0), (0, 1)]
+    assert [[part["type"] for part in row["prompt"][0]["content"]] for row in after] == [
+        ["image", "text"],
+        ["video", "text"],
+    ]
+    frames_of = [frame["path"] for frame in after[1]["videos"][0]["frames"]]
+    assert frames_of == [str(tmp_path / f"video/clip/{i}.png") for i in range(4)]
+    batch = DataCollatorForVisionReward(own)(after)
+    assert batch["video_grid_thw"].tolist() == [[2, 4, 6]] * 2 and len(batch["image_grid_thw"]) == 2

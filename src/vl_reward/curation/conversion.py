@@ -10,7 +10,12 @@ from .pair import PAIR_FEATURES, Unusable
 
 
 def convert(
-    batch: dict[str, list], pairs: Callable, source: str, root: str | None, allow_urls: bool
+    batch: dict[str, list],
+    pairs: Callable,
+    source: str,
+    root: str | None,
+    allow_urls: bool,
+    frames_as_images: bool = True,
 ) -> dict[str, list]:
     """
     A batch of public rows, whose numbers are in `__index__`, to a batch of pairs and skipped rows. `pairs` is that of
@@ -39,6 +44,7 @@ def convert(
             excerpt = str(texts)[:300] if outcome.get("skipped") else None
             if outcome.get("images"):
                 outcome["images"] = [located(image, root, allow_urls) for image in outcome["images"]]
+            outcome["is_video"] = bool(outcome.get("is_video")) and not frames_as_images
             outcome["origin"] = None if outcome.get("origin") is None else str(outcome["origin"])
             outcomes.append({**outcome, "source": source, "index": index, "excerpt": excerpt})
     outcomes = storable(outcomes)

@@ -20,6 +20,7 @@ PAIR_FEATURES = Features(
         "origin": Value("string"),  # the public set's own id
         "prompt": PART_MESSAGES,
         "images": List(Image(decode=False)),
+        "is_video": Value("bool"),  # the images are the frames of one video, in their order
         "chosen": TEXT_MESSAGES,
         "rejected": TEXT_MESSAGES,
         "rating_margin": Value("float64"),
@@ -61,8 +62,9 @@ def build_pair(
         images (`Sequence`):
             Paths, bytes or `{"bytes": ..., "path": ...}`. `None` alone is no image.
         optional:
-            `origin`; `rating_margin`, the difference of the two responses' labels as a fraction of their scale;
-            `chosen_first`, whether the public set showed the chosen response first; `score_chosen`, `score_rejected`.
+            `origin`; `is_video`, whether the images are one video's frames; `rating_margin`, the difference of the two
+            responses' labels as a fraction of their scale; `chosen_first`, whether the public set showed the chosen
+            response first; `score_chosen`, `score_rejected`.
 
     Raises:
         Unusable: If a text is missing or empty, and for what [`split_pair`] and [`place_images`] refuse.
@@ -86,6 +88,27 @@ def build_pair(
     sides = [[{"role": "assistant", "content": text_of(answer)}] for answer in answers]
     columns = {"prompt": turns, "images": [as_image(image) for image in images]}
     return columns | dict(zip(("chosen", "rejected"), sides, strict=True)) | optional
+
+
+def as_video_pair(row: dict) -> dict:
+    """A pair whose images are one video's frames, as a pair with that video; another one with no videos."""
+    if not row["is_video"]:
+        return {"prompt": row["prompt"], "images": row["images"], "videos": []}
+    turns, placed = [], False
+    for message in row["prompt"]:
+        parts = []
+        for part in message["content"]:
+            if part["type"] != "image":
+                parts.append(part)
+            elif not placed:
+                parts.append({"type": "video", "text": None})
+                placed = True
+        turns.append({"role": message["role"], "content": parts})
+    return {
+        "prompt": turns,
+        "images": [],
+        "videos": [{"bytes": None, "path": None, "frames": row["images"], "fps": None}],
+    }
 
 
 def stored(part: dict) -> dict:

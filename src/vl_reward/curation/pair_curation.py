@@ -8,9 +8,10 @@ from ..benchmarks.contamination import RowContent
 from ..data.content_groups import group_by_content
 from ..data.messages import text_of
 from ..data.text_keys import text_key
+from ..data.videos.stored_videos import STORED
 from .audit import CurationAudit
 from .inspection import Signatures
-from .pair import PART_MESSAGES, TEXT_MESSAGES
+from .pair import PART_MESSAGES, TEXT_MESSAGES, as_video_pair
 from .source import PreferenceSource
 from .steps.decontamination import BenchmarkContent, benchmark_row_ids
 from .steps.duplicates import contradictions, duplicates
@@ -214,9 +215,20 @@ class PairCuration:
         for split, positions in ({"train": train} | ({"test": test} if test else {})).items():
             rows = [self.kept[position] for position in positions]
             added = Dataset.from_dict({key: [self.columns[key][i] for i in rows] for key in extra}, Features(extra))
-            pairs = concatenate_datasets([added, self.pairs.select(rows).select_columns(names)], axis=1)
+            pairs = concatenate_datasets([added, self.pairs.select(rows).select_columns([*names, "is_video"])], axis=1)
+            pairs = with_videos(pairs)
             splits[split] = with_content_fingerprint(pairs, added["id"][:])
         return DatasetDict(splits)
+
+
+def with_videos(pairs: Dataset) -> Dataset:
+    """Pairs without `is_video`, which have `videos` where it was set in one of them."""
+    if not any(pairs["is_video"]):
+        return pairs.remove_columns("is_video")
+    features = Features({"prompt": PART_MESSAGES, "images": pairs.features["images"], "videos": STORED})
+    columns = ["prompt", "images", "is_video"]
+    shown = pairs.select_columns(columns).map(as_video_pair, remove_columns=["is_video"], features=features)
+    return concatenate_datasets([pairs.remove_columns(columns), shown], axis=1)
 
 
 def with_content_fingerprint(dataset: Dataset, ids: list[str]) -> Dataset:

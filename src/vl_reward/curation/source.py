@@ -58,6 +58,9 @@ class PreferenceSource:
             The folder that image paths begin at and may not leave. Defaults to the folder of a local file.
         allow_urls (`bool`, *optional*, defaults to `False`):
             Download images that are given as URLs, 10 seconds and 64 MiB each at most.
+        frames_as_images (`bool`, *optional*, defaults to `True`):
+            Whether a video's frames are images, as if they had nothing to do with each other. Else the pair that is
+            written has them as one video. On the way they are images: duplicates and tokens are counted so.
         benchmark_id_prefix (`str`, *optional*):
             Ids of a benchmark that begin with it end in a row number of this set, as VL-RewardBench's `RLAIF-V-14`.
         license (`str`, *optional*):
@@ -75,6 +78,7 @@ class PreferenceSource:
     weight: float | None = None
     image_root: str | None = None
     allow_urls: bool = False
+    frames_as_images: bool = True
     benchmark_id_prefix: str | None = None
     license: str | None = None
 
@@ -137,6 +141,7 @@ class PreferenceSource:
             ValueError: If no row holds a pair.
         """
         settings = {"pairs": self.module.pairs, "source": self.name, "allow_urls": self.allow_urls}
+        settings |= {"frames_as_images": self.frames_as_images}
         parts, n_rows = [], 0
         for number, (rows, root) in enumerate(self.read(str(work_dir / "cache"))):
             rows = rows.add_column("__index__", list(range(n_rows, n_rows + len(rows))))

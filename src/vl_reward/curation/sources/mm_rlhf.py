@@ -36,4 +36,5 @@ def pairs(row: dict, root: str | None = None) -> Iterator[dict]:
         raise Unusable("neither an image nor frames")
     images = [row["image"]] if row.get("image") else find_frames(row["video"], root)
     prompt = row["prompt"].replace("<image>", "").replace("<video>", "").strip()
-    yield build_pair(prompt, row["chosen"], row["rejected"], images, origin=row.get("id"))
+    is_video = not row.get("image")
+    yield build_pair(prompt, row["chosen"], row["rejected"], images, origin=row.get("id"), is_video=is_video)
