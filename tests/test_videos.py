@@ -52,7 +52,9 @@ def qwens_own(monkeypatch):
     return lambda ele: fetch_video(ele, return_video_sample_fps=True, return_video_metadata=True)
 
 
-@pytest.mark.parametrize("number, fps", [(12, 8), (13, 8), (40, 25), (200, 30), (4, 8), (5, 30), (2, 1)])
+@pytest.mark.parametrize(
+    "number, fps", [(12, 8), (13, 8), (40, 25), (200, 30), (4, 8), (5, 30), (2, 1), (21, 3), (31, 2)]
+)
 @pytest.mark.parametrize("max_pixels", [84 * 56, 200 * 200])
 def test_a_file_is_what_qwens_own_reader_makes_of_it(tmp_path, limited, qwens_own, number, fps, max_pixels):
     path = str(write_video(tmp_path / "a.mp4", frames(number), fps))
@@ -66,6 +68,11 @@ def test_a_file_is_what_qwens_own_reader_makes_of_it(tmp_path, limited, qwens_ow
     assert taken.sampling.total == metadata["total_num_frames"]
     assert taken.sampling.seconds_per_frame == pytest.approx(1 / sampled_fps, rel=1e-12)
     assert taken.sampling.metadata.sampled_fps == pytest.approx(sampled_fps, rel=1e-12)
+
+
+def test_a_slow_video_is_no_reason_to_warn(tmp_path, limited, caplog):
+    path = write_video(tmp_path / "a.mp4", frames(10), 2)
+    assert len(load_video(path, limited()).sampling.indices) == 10 and not caplog.records
 
 
 def test_what_was_sampled_is_recorded(tmp_path, limited):

@@ -4,7 +4,13 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from qwen_vl_utils.vision_process import FRAME_FACTOR, VIDEO_MIN_TOKEN_NUM, smart_nframes, smart_resize
+from qwen_vl_utils.vision_process import (
+    FRAME_FACTOR,
+    VIDEO_MIN_TOKEN_NUM,
+    floor_by_factor,
+    smart_nframes,
+    smart_resize,
+)
 from transformers import ProcessorMixin
 
 
@@ -63,7 +69,10 @@ class FrameLimits:
         """How many frames of a file are sampled, of `total` at `fps`."""
         if total < FRAME_FACTOR:
             raise ValueError(f"it has {total} frame, and {FRAME_FACTOR} are the least: give one frame as an image")
-        return smart_nframes({"fps": self.fps, "max_frames": self.max_frames}, total, fps)
+        asked = {"fps": self.fps, "max_frames": self.max_frames}
+        if self.fps >= fps:  # all that there are: it would come to the same, with a warning for every video
+            asked = {"nframes": floor_by_factor(min(total, self.max_frames), FRAME_FACTOR)}
+        return smart_nframes(asked, total, fps)
 
     def frame_size(self, height: int, width: int, factor: int) -> tuple[int, int]:
         """Height and width that frames are scaled to, in whole visual tokens of `factor` x `factor` pixels."""
