@@ -27,6 +27,7 @@ from vl_reward.data.messages import as_messages
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.data.videos.frame_limits import FrameLimits
 from vl_reward.data.videos.video import blank_video, load_video
+from vl_reward.inference.fingerprints import row_key
 from vl_reward.inference.response_scorer import refuse_videos
 from vl_reward.prefix_sharing.share_prefixes import calls_tower_once
 from vl_reward.training.guards import check_one_tower_call
@@ -210,6 +211,21 @@ def test_mpo_sees_the_videos_and_precomputes_the_same(pairs, own, policy_path, t
     for name, weight in plain.items():
         assert torch.allclose(weight, shared[name], atol=1e-4), name
         assert torch.allclose(ahead[name], shared[name], atol=1e-4), name
+
+
+def test_one_video_alone_is_seen_too(folder, own, reward_model, tmp_path):
+    """A dataset that did not come through [`NamedDataset`] may have `video`, as it may have `image`."""
+    sides = {"prompt": "Which?", "chosen": "The dark one.", "rejected": "The light one.", "images": []}
+    one, many = sides | {"video": str(folder / "a.mp4")}, sides | {"videos": [str(folder / "a.mp4")]}
+    for collator in (DataCollatorForVisionReward(own), DataCollatorForMPO(own)):
+        first, second = collator([dict(one)]), collator([dict(many)])
+        assert torch.equal(first["pixel_values_videos"], second["pixel_values_videos"])
+        with pytest.raises(ValueError, match="row 5: `videos` is a.mp4, and a list is needed"):
+            collator([sides | {"videos": "a.mp4", "id": 5}])
+    rows = Dataset.from_list([one] * 4)
+    trainer = VisionRewardTrainer(reward_model, reward_config(tmp_path), processing_class=own, train_dataset=rows)
+    assert "pixel_values_videos" in next(iter(trainer.get_train_dataloader()))
+    assert row_key("f", one) == row_key("f", many)
 
 
 def test_a_sharded_model_wants_one_call_of_the_tower(pairs, own, reward_model, tmp_path):

@@ -15,6 +15,7 @@ from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 from .encoding import check_length, encode_conversations, load_columns, named_row, render, render_prompt, tokenize
 from .messages import join_turns, split_pair
 from .videos.video import Video
+from .videos.video_source import videos_of
 
 
 def read_pairs(examples: list[dict[str, Any]], names: list[str]) -> list[tuple[list[dict], list[dict], list[dict]]]:
@@ -92,7 +93,7 @@ class DataCollatorForVisionReward(DataCollatorMixin):
                 images * 2,
                 [f"{side} response of {name}" for side in ("chosen", "rejected") for name in names],
                 self.max_length,
-                [row.get("videos") for row in examples] * 2,
+                list(map(videos_of, examples)) * 2,
             )
         if any(row.get("margin") is not None for row in examples):
             margins = [read_margin(name, row) for name, row in zip(names, examples, strict=True)]
@@ -132,8 +133,8 @@ class DataCollatorForMPO(DataCollatorForVisionPreference):
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         names = [f"row {row.get('id', '?')}" for row in examples]
         with named_batch(names):
-            pairs, columns = read_pairs(examples, names), [[row.get("videos") for row in examples]]
-            images, videos = load_columns(self.processor, names, list(map(images_of, examples)), *columns)
+            pairs, columns = read_pairs(examples, names), [list(map(of, examples)) for of in (images_of, videos_of)]
+            images, videos = load_columns(self.processor, names, *columns)
             # TRL takes plain strings for rendered ones.
             rows = [self.render_pair(*row) for row in zip(names, pairs, images, videos, strict=True)]
             collator = DataCollatorForVisionPreference(PromptProcessor(self.processor, videos * 2), self.max_length)

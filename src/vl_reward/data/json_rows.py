@@ -11,7 +11,7 @@ from .images import as_image_list, data_url_bytes, shown
 from .messages import as_parts, check_characters, read_messages
 from .placeholders import place_images
 from .videos.stored_videos import stored_video
-from .videos.video_source import as_video_list
+from .videos.video_source import as_video_list, videos_of
 
 
 ROLE_OF = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
@@ -61,8 +61,8 @@ def read_row(path: Path, number: int, row: dict) -> dict:
         name = str(number if row.get("id") is None else row["id"])
         read = {**row, "id": name, "images": [located(image, path.parent) for image in images]}
         read.pop("image", None)
-        videos = videos_of(row)
-        if videos is not None:
+        videos = as_video_list(videos_of(row))
+        if row.keys() & {"video", "videos"}:
             read["videos"] = [stored_video(video, path.parent) for video in videos]
         read.pop("video", None)
         asked_by = ("prompt",) if row.get("prompt") is not None else ("chosen", "rejected")  # whole conversations
@@ -70,16 +70,9 @@ def read_row(path: Path, number: int, row: dict) -> dict:
             if row.get(column) is not None:
                 messages = read_messages(row[column], role)
                 if column in asked_by:
-                    messages = place_images(messages, len(images), len(videos or []))
+                    messages = place_images(messages, len(images), len(videos))
                 read[column] = [{**message, "content": as_parts(message["content"])} for message in messages]
         return read
-
-
-def videos_of(row: dict) -> list | None:
-    """A row's `videos`, or its one `video`. `None` where it has no such column."""
-    if row.get("videos") is None and row.get("video") is not None:
-        return [row["video"]]
-    return as_video_list(row["videos"]) if "videos" in row else None
 
 
 def read_or_marked_row(path: Path, number: int, row: dict) -> dict:

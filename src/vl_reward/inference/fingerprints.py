@@ -16,7 +16,7 @@ from ..data.encoding import named_row
 from ..data.images import as_image_list, image_key
 from ..data.messages import as_messages
 from ..data.videos.frame_limits import FrameLimits
-from ..data.videos.video_source import as_video_list, frames_of, given_fps, shown_video, unwrapped
+from ..data.videos.video_source import as_video_list, frames_of, given_fps, shown_video, unwrapped, videos_of
 
 
 def settings_fingerprint(processor: ProcessorMixin, **settings) -> str:
@@ -64,13 +64,13 @@ def row_key(fingerprint: str, row: dict) -> str:
     prompt is no conversation it is taken as it is, and where there is no file, that is what the hash is of.
     """
     with named_row(f"row {row.get('id', '?')}"):
-        texts = {key: value for key, value in row.items() if key not in ("id", "images", "videos")}
+        texts = {key: value for key, value in row.items() if key not in ("id", "images", "videos", "video")}
         with contextlib.suppress(ValueError):
             texts["prompt"] = as_messages(row.get("prompt"), [])
         digest = hashlib.sha256(json.dumps([fingerprint, texts], sort_keys=True).encode())
         for image in as_image_list(row["images"]):
             digest.update(image_digest(image))
-        for video in as_video_list(row.get("videos")):
+        for video in as_video_list(videos_of(row)):
             digest.update(b"video")
             digest.update(video_digest(video))
         return digest.hexdigest()

@@ -27,7 +27,7 @@ def settings_of(trainer: Trainer) -> dict:
     args, dataset = trainer.args, trainer.train_dataset
     columns = dataset.column_names or []
     ids = "\0".join(map(str, dataset["id"])) if "id" in columns else ""
-    with_videos = "videos" in columns and isinstance(trainer.processing_class, ProcessorMixin)
+    with_videos = {"videos", "video"} & {*columns} and isinstance(trainer.processing_class, ProcessorMixin)
     return {
         "processes": args.world_size,
         "per_device_train_batch_size": args.per_device_train_batch_size,

@@ -122,7 +122,8 @@ def check_one_tower_call(trainer: Trainer) -> None:
             which calls the vision tower once for images and once for videos.
     """
     is_sharded = trainer.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
-    if is_sharded and "videos" in (trainer.train_dataset.column_names or []) and not calls_tower_once(trainer.model):
+    with_videos = {"videos", "video"} & {*(trainer.train_dataset.column_names or [])}
+    if is_sharded and with_videos and not calls_tower_once(trainer.model):
         raise ValueError(
             "The rows have `videos`, and prefixes are not shared: a process whose batch holds images and videos would "
             "call the vision tower twice, and the others, once, would wait for ever. Set `share_prefixes: true`."

@@ -48,7 +48,7 @@ class ReferenceLogProbs:
             batch_size (`int`):
                 Pairs at a time, per process.
         """
-        names = ("id", "prompt", "chosen", "rejected", "images", "videos")
+        names = ("id", "prompt", "chosen", "rejected", "images", "videos", "video")
         pairs = dataset.select_columns([name for name in names if name in dataset.column_names])
         sharded = self.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
         shard_size = BATCHES_PER_SHARD * batch_size

@@ -83,7 +83,7 @@ class VisionRewardTrainer(TrainerGuards, RewardTrainer):
         return dataset.cast_column("images", List(Image(decode=False)))
 
     def _set_signature_columns_if_needed(self):
-        self._signature_columns = ["id", "prompt", "chosen", "rejected", "images", "videos", "margin"]
+        self._signature_columns = ["id", "prompt", "chosen", "rejected", "images", "videos", "video", "margin"]
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"):
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)

@@ -29,6 +29,11 @@ def as_video_list(videos: list | None) -> list:
     return list(videos)
 
 
+def videos_of(row: dict) -> list | None:
+    """A row's `videos`, or its one `video`."""
+    return [row["video"]] if row.get("videos") is None and row.get("video") is not None else row.get("videos")
+
+
 def unwrapped(source: VideoSource) -> str | Path | bytes | list:
     """A path, bytes, or a list of frames, from what rows hold: also a dictionary, as a dataset stores it."""
     if isinstance(source, dict):
