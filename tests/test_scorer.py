@@ -1,5 +1,7 @@
 """The scorer: order, batches, forms of input, and refusals."""
 
+import threading
+
 import pytest
 import torch
 from trl.data_utils import prepare_multimodal_messages
@@ -151,3 +153,44 @@ def test_every_response_has_a_score_or_is_named(scorer):
     with pytest.raises(ValueError, match="response 1 of row a: the answer is empty"):
         scorer.score_responses(rows)
     assert scorer.score_candidates(rows)[0][1] is None
+
+
+def test_the_next_batch_is_made_while_the_model_computes(scorer, image_pairs, monkeypatch):
+    """Each forward pass but the last waits until the next batch is on its way: without a thread, for ever."""
+    encode, forward, begun, passes = scorer_module.encode_conversations, scorer.model.forward, [], []
+    started = threading.Condition()
+
+    def encoding(*args, **kwargs):
+        with started:
+            begun.append(args)
+            started.notify()
+        return encode(*args, **kwargs)
+
+    def waiting(**batch):
+        passes.append(batch)
+        with started:
+            assert started.wait_for(lambda: len(begun) > len(passes) or len(passes) == len(image_pairs), timeout=20)
+        return forward(**batch)
+
+    scorer.max_batch_tokens = 1
+    expected = scorer(*columns(image_pairs))
+    monkeypatch.setattr(scorer_module, "encode_conversations", encoding)
+    monkeypatch.setattr(scorer.model, "forward", waiting)
+    assert scorer(*columns(image_pairs)) == expected
+    assert len(begun) == len(passes) == len(image_pairs)
+
+
+@pytest.mark.parametrize("error", [StopIteration, ValueError], ids=lambda error: error.__name__)
+def test_what_the_thread_raises_ends_the_call(scorer, image_pairs, monkeypatch, error):
+    encode = scorer_module.encode_conversations
+
+    def encoding(processor, conversations, images, names, *args):
+        if names == ["completion 3"]:
+            raise error("completion 3 is broken")
+        return encode(processor, conversations, images, names, *args)
+
+    scorer.max_batch_tokens = 1
+    monkeypatch.setattr(scorer_module, "encode_conversations", encoding)
+    with pytest.raises((RuntimeError, ValueError)) as raised:
+        scorer(*columns(image_pairs))
+    assert "completion 3 is broken" in str(raised.value.__cause__ or raised.value)

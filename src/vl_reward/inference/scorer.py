@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForSequenceClassification, AutoProcessor, ProcessorMixin
+from transformers import AutoModelForSequenceClassification, AutoProcessor, BatchFeature, ProcessorMixin
 
 from ..data.encoding import count_visual_tokens, encode_conversations, named_row
 from ..data.images import image_key
@@ -17,6 +17,7 @@ from ..models.vision_reward_model import VisionRewardModel
 from ..models.whole_weights import whole_weights
 from ..prefix_sharing.share_prefixes import share_prefixes as share
 from ..prefix_sharing.share_prefixes import shares_prefixes
+from .ahead import computed_ahead
 from .fingerprints import model_fingerprint
 from .response_scorer import ResponseScorer
 
@@ -114,20 +115,24 @@ class RewardScorer(ResponseScorer):
     def score_rows(self, rows: list[tuple[list[dict], list[dict], list, list]], names: list[str]) -> list[float]:
         scores = [0.0] * len(rows)
         progress = tqdm(total=len(rows), desc="Scoring", disable=len(rows) < 100)
-        for indices in self._batches(rows, names):
-            batch = encode_conversations(
-                self.processor,
-                [join_turns(*rows[i][:2]) for i in indices],
-                [rows[i][2] for i in indices],
-                [names[i] for i in indices],
-                self.max_length,
-                [rows[i][3] for i in indices],
-            )
+        for indices, batch in computed_ahead(
+            lambda of: (of, self._encode(rows, names, of)), self._batches(rows, names)
+        ):
             logits = self.model(**batch.to(self.model.device), use_cache=False).logits
             for i, score in zip(indices, logits.squeeze(-1).tolist(), strict=True):
                 scores[i] = score + self.bias
             progress.update(len(indices))
         return scores
+
+    def _encode(self, rows: list[tuple], names: list[str], indices: list[int]) -> BatchFeature:
+        return encode_conversations(
+            self.processor,
+            [join_turns(*rows[i][:2]) for i in indices],
+            [rows[i][2] for i in indices],
+            [names[i] for i in indices],
+            self.max_length,
+            [rows[i][3] for i in indices],
+        )
 
     def _batches(self, rows: list[tuple], names: list[str]) -> Iterator[list[int]]:
         """Cut rows of prompt, answer, images and videos into batches by their tokens, a prompt's answers together."""

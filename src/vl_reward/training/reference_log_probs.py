@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, send_to_device
 from datasets import Dataset, concatenate_datasets
 
+from ..inference.ahead import computed_ahead
 from ..inference.resumable_store import ResumableStore
 
 
@@ -58,8 +59,8 @@ class ReferenceLogProbs:
             # Each forward pass of a sharded model wants all processes: a shorter shard repeats its last batch.
             repeats = BATCHES_PER_SHARD - len(batches) if sharded else 0
             sides = [
-                compute(send_to_device(collator(batch), self.accelerator.device))
-                for batch in [*batches, *[batches[-1]] * repeats]
+                compute(send_to_device(batch, self.accelerator.device))
+                for batch in computed_ahead(collator, [*batches, *[batches[-1]] * repeats])
             ]
             chosen, rejected = (torch.cat(part[: len(batches)]).tolist() for part in zip(*sides, strict=True))
             store.write(number, ref_chosen_logps=chosen, ref_rejected_logps=rejected)
