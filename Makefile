@@ -1,4 +1,4 @@
-# `make demo` and `make test` need Python 3.10 or newer and nothing else: they make .venv and install into it.
+# `make demo` and `make test` need Python 3.11 or newer and nothing else: they make .venv and install into it.
 PYTHON ?= python3
 SEED ?= 0
 FAMILY ?= qwen2_5_vl

@@ -102,7 +102,8 @@ def main(script_args, sampling, model_args):
         set_seed(script_args.seed + number)
         prompts = [form.prompt(row["prompt"], *row["responses"][::order]) for order in (1, -1) for row in shard]
         images, videos = ([row.get(key) for row in shard] * 2 for key in ("images", "videos"))
-        texts, _ = sampler(prompts, images, script_args.votes_per_order, videos=videos)
+        shown = {"videos": videos} if any(videos) else {}  # a sampler of your own need not know videos
+        texts, _ = sampler(prompts, images, script_args.votes_per_order, **shown)
         store.write(number, straight=texts[: len(shard)], turned=texts[len(shard) :])
     if not state.is_main_process:
         return state.destroy_process_group()  # an abort at its end would take the process that saves along

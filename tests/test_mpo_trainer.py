@@ -480,3 +480,8 @@ def test_checkpoints_with_tied_embeddings_are_read_back(config, processor, image
         "metric_for_best_model": "quality",
     }
     train("best", **best)
+
+
+def test_sorting_by_length_is_refused(make_trainer):
+    with pytest.raises(ValueError, match="`train_sampling_strategy` is group_by_length, which sorts rows"):
+        make_trainer(train_sampling_strategy="group_by_length")

@@ -306,3 +306,11 @@ def test_corrupt_image_is_named_with_its_row(make_trainer, mixed_pairs):
     rows = [{**row, "images": [{"bytes": b"not an image", "path": None}]} for row in mixed_pairs[:4]]
     with pytest.raises(ValueError, match=f"row {rows[0]['id']}: image bytes could not be decoded|row .*: image bytes"):
         make_trainer(rows=rows).train()
+
+
+@pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
+def test_sorting_by_length_is_refused(make_trainer, strategy):
+    with pytest.raises(
+        ValueError, match=f"`train_sampling_strategy` is {strategy}, .* Choose `random` or `sequential`"
+    ):
+        make_trainer(train_sampling_strategy=strategy)

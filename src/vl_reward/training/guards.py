@@ -27,6 +27,11 @@ class TrainerGuards(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.args.train_sampling_strategy not in ("random", "sequential"):
+            raise ValueError(
+                f"`train_sampling_strategy` is {self.args.train_sampling_strategy}, which sorts rows by their tokens. "
+                "Rows with images have theirs once the collator has encoded them. Choose `random` or `sequential`."
+            )
         check_all_are_there(kwargs.get("train_dataset"), self.train_dataset)
         started = int(os.environ.get("WORLD_SIZE", 1))
         if started != self.args.world_size:
