@@ -14,23 +14,39 @@ import re
 from pathlib import Path
 
 from on_gpu import table as recipes_table
+from run_costs import FORWARD, PATCHES, STEP, weights
 
 
 PAGE = Path(__file__).parent.parent / "docs/gpu.md"
 STEPS = {"reward": "reward pair, step", "mpo": "MPO pair, step", "score": "score"}
+PEAK = 989e12  # operations per second in bfloat16, by NVIDIA's data sheet of the H100 and the H200
+# Operations of a weight for a token: of the decoder, the vision tower and the head.
+PASSES = {"reward": (STEP, FORWARD, 0), "mpo": (STEP + FORWARD, 2 * FORWARD, STEP + FORWARD), "score": (2, 2, 0)}
+
+
+def part_of_peak(cell: dict, counted: dict[str, int]) -> float:
+    """Of the shared way, attention and the optimizer left out, as in run_costs.py."""
+    decoder, vision, head = PASSES[cell["workload"]]
+    operations = decoder * counted["decoder"] * cell["tokens"]["shared"]
+    operations += vision * counted["vision"] * PATCHES * cell["visual_tokens"]
+    operations += head * counted["head"] * cell["k"] * cell["response_tokens"]
+    return operations / cell["ways"]["shared"]["seconds"] / PEAK
 
 
 def speed_table(cells: list[dict]) -> str:
-    lines = ["| attention | | visual tokens | rows, s | shared, s | ratio | rows, GiB | shared, GiB | tokens/s |"]
-    lines.append("|---" * 9 + "|")
+    counted = weights()
+    lines = [
+        "| attention | | visual tokens | rows, s | shared, s | ratio | rows, GiB | shared, GiB | tokens/s | of peak |"
+    ]
+    lines.append("|---" * 10 + "|")
     for cell in sorted(cells, key=lambda cell: (cell["attention"], list(STEPS).index(cell["workload"]))):
         rows, shared = cell["ways"]["rows"], cell["ways"]["shared"]
         name = STEPS[cell["workload"]] + (f" K = {cell['k']}" if cell["workload"] == "score" else "")
-        tokens = cell["tokens"]["rows"] / shared["seconds"]
+        tokens = cell["tokens"]["shared"] / shared["seconds"]
         lines.append(
             f"| {cell['attention']} | {name} | {cell['visual_tokens']:,} | {rows['seconds']:.3f} | "
             f"{shared['seconds']:.3f} | {shared['ratio']:.2f} | {rows['peak_gib']:.2f} | {shared['peak_gib']:.2f} | "
-            f"{tokens:,.0f} |"
+            f"{tokens:,.0f} | {part_of_peak(cell, counted):.2f} |"
         )
     return "\n".join(lines)
 
@@ -59,18 +75,21 @@ def memory_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main():
+def tables() -> dict[str, str]:
     speed, memory, recipes = (
         json.loads((PAGE.parent / f"gpu/{name}.json").read_text()) for name in ("speed", "whole_model", "recipes")
     )
-    tables = {
+    return {
         "speed": speed_table(speed["cells"]),
         "moved": moved_table(speed["cells"]),
         "memory": memory_table(memory["rows"]),
         "recipes": recipes_table(recipes["cells"]).strip(),
     }
+
+
+def main():
     text = PAGE.read_text()
-    for name, table in tables.items():
+    for name, table in tables().items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
         text = re.sub(pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text, flags=re.DOTALL)
     PAGE.write_text(text)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import gpu_page
 import pytest
 from test_recipes import ENVIRONMENT, ROOT
 
@@ -85,3 +86,10 @@ def test_labelling_scale_bench(tmp_path):
     results = json.loads((tmp_path / "scale.json").read_text())
     assert results["simulation"]["responses"] == 300_000 * 8 and results["simulation"]["shards_of_samples"] == 1172
     assert [run["candidates"] for run in results["measured"]] == [64] and results["measured"][0]["scores_mib"] > 0
+
+
+def test_the_page_on_a_gpu_has_the_kept_runs():
+    page, tables = (ROOT / "docs/gpu.md").read_text(), gpu_page.tables()
+    assert list(tables) == ["speed", "moved", "memory", "recipes"]
+    for name, table in tables.items():
+        assert f"<!-- {name} -->\n{table}\n<!-- end of {name} -->" in page, name
