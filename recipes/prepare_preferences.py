@@ -90,6 +90,10 @@ class PreparationArguments:
         default=0.01, metadata={"help": "The fraction of the pairs that is held out; no image is on both sides."}
     )
 
+    def __post_init__(self):
+        if not self.sources:
+            raise ValueError("`sources` is empty: name sets in a YAML, as in configs/tiny/prepare_preferences.yaml.")
+
 
 def main(script_args):
     if not PartialState().is_main_process:
