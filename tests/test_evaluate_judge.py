@@ -77,7 +77,7 @@ def judged(policy_path, tmp_path):
             def fingerprint(self, **settings):
                 return "0" * 16
 
-            def __call__(self, prompts, images, n, videos):
+            def __call__(self, prompts, images, n, videos=None):
                 asked.extend(prompts)
                 verdicts = ("Overall Judgment - Answer {} is better.", "[[{}]]")
                 answers = []

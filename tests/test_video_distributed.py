@@ -39,7 +39,7 @@ def train(recipe, config, folder, output, *arguments):
         "--use_cpu",
         "true",
     ]
-    command += ["--max_steps", "4", "--per_device_train_batch_size", "1", "--dataloader_num_workers", "0"]
+    command += ["--max_steps", "2", "--per_device_train_batch_size", "1", "--dataloader_num_workers", "0"]
     command += ["--max_length", "300", *arguments]
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=280)
 
