@@ -53,10 +53,6 @@ class PromptArguments:
         default=0.01, metadata={"help": "The run stops if more than this fraction of the rows is bad."}
     )
 
-    def __post_init__(self):
-        if not self.sources:
-            raise ValueError("`sources` is empty: name sets in a YAML, as in configs/tiny/prepare_prompts.yaml.")
-
 
 def main(script_args):
     if not PartialState().is_main_process:

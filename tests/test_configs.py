@@ -183,9 +183,8 @@ def test_an_option_is_read_or_refused(path):
                 parser.parse_args_and_config(command)
 
 
-@pytest.mark.parametrize("name", ["prepare_preferences", "prepare_prompts"])
-def test_a_mixture_of_nothing_is_refused(name, tmp_path):
-    path, config = ROOT / f"recipes/{name}.py", tmp_path / "own.yaml"
+def test_a_mixture_of_nothing_is_refused(tmp_path):
+    path, config = ROOT / "recipes/prepare_preferences.py", tmp_path / "own.yaml"
     config.write_text("output_dir: out\n")
-    with pytest.raises(ValueError, match=f"`sources` is empty: .* configs/tiny/{name}.yaml"):
+    with pytest.raises(ValueError, match="`sources` is empty: .* configs/tiny/prepare_preferences.yaml"):
         RecipeParser(dataclasses_of(path), str(path), ()).parse_args_and_config(["--config", str(config)])
