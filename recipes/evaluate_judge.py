@@ -119,7 +119,7 @@ def main(script_args, sampling, model_args):
         lines.append({"row": i, "id": row["id"], "subset": row["subset"], "votes": votes})
         lines[-1]["judgements"] = judged["straight"] + judged["turned"]
     choices = [form.majority(line["votes"]) for line in lines]
-    undecided = choices.count(None)
+    results = {"judge": model_args.model_name_or_path, "undecided": choices.count(None), **asdict(sampling)}
     kept, coin = list(range(len(rows))), random.Random(123)
     if script_args.benchmark == "vl_rewardbench":  # `cal.py` leaves pairs without a majority out
         kept = [i for i in kept if choices[i] is not None]
@@ -127,12 +127,10 @@ def main(script_args, sampling, model_args):
         choices = [(0 if coin.random() < 0.5 else 1) if choice is None else choice for choice in choices]
     if not kept:
         raise ValueError(f"None of {len(rows)} pairs got a majority, so there is nothing to measure. See votes.jsonl.")
-    scores = [[float(choices[i] == response) for response in (0, 1)] for i in kept]
-    results = {"judge": model_args.model_name_or_path, "undecided": undecided, **asdict(sampling)}
     results["votes_without_verdict"] = sum(line["votes"].count(None) for line in lines)
     # RewardBench's generative script gives half a point where there is no verdict.
     tie = {"tie": 0.5} if script_args.benchmark == "rewardbench" else {}
-    rows = [rows[i] for i in kept]
+    rows, scores = [rows[i] for i in kept], [[float(choices[i] == side) for side in (0, 1)] for i in kept]
     if script_args.benchmark is not None:  # it is of all of its rows: refused ones are in every number as wrong
         rows, scores = rows + refused, scores + [None] * len(refused)
     results |= BenchmarkReport(partial(benchmark.summarize, **tie), rows)(scores) | {"refused_rows": len(refused)}

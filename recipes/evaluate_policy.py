@@ -32,7 +32,6 @@ from vl_reward import (
     RewardScorer,
     SamplingParameters,
     VisionModelConfig,
-    unshare_prefixes,
 )
 from vl_reward.benchmarks.benchmark_images import AskedRows
 from vl_reward.data.named_dataset import NamedDataset
@@ -110,13 +109,11 @@ def main(script_args, sampling, model_args):
     }
     lines = [{"id": i, "greedy": row[0]} for i, row in zip(prompts["id"], greedy_responses, strict=True)]
     if script_args.reward_model is not None:
-        scorer = RewardScorer.from_pretrained(script_args.reward_model, dtype=model_args.dtype)
-        if not model_args.share_prefixes:
-            unshare_prefixes(scorer.model)
+        settings = {"dtype": model_args.dtype, "share_prefixes": model_args.share_prefixes}
+        scorer = RewardScorer.from_pretrained(script_args.reward_model, **settings)
         scorer.model.to(device)
-        scores = scorer.score_candidates(
-            [row | {"responses": texts} for row, texts in zip(asked, greedy_responses, strict=True)]
-        )
+        given = [row | {"responses": texts} for row, texts in zip(asked, greedy_responses, strict=True)]
+        scores = scorer.score_candidates(given)
         scored = [row[0] for row in scores if row[0] is not None]  # an empty response has no score
         results |= {"reward_model": script_args.reward_model, "greedy_reward": fmean(scored or [-math.inf])}
         results["empty_greedy_responses"] = len(scores) - len(scored)
@@ -125,9 +122,8 @@ def main(script_args, sampling, model_args):
     if script_args.reward_model is not None and script_args.num_generations > 0:
         sampler = ResponseSampler(model, processor, sampling)
         samples, _ = sampler(questions, images, script_args.num_generations, names, videos)
-        scores = scorer.score_candidates(
-            [row | {"responses": texts} for row, texts in zip(asked, samples, strict=True)]
-        )
+        given = [row | {"responses": texts} for row, texts in zip(asked, samples, strict=True)]
+        scores = scorer.score_candidates(given)
         ranks = [[-math.inf if score is None else score for score in row] for row in scores]  # empty: the worst
         correct = [[bool(verify(text, answer)) for text in row] for row, answer in zip(samples, answers, strict=True)]
         results |= {

@@ -80,6 +80,9 @@ def main(script_args, model_args):
         # Edit here: the rows. `columns` in the YAML maps yours to `prompt`, `chosen`, `rejected` and `images`.
         dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config, script_args.columns)
         rows, folder = preferences.load(dataset.split(script_args.dataset_test_split)), None
+    training = None
+    if script_args.training_dataset is not None:
+        training = NamedDataset(script_args.training_dataset, images_only=True).split(script_args.dataset_train_split)
 
     ####################
     # Scoring
@@ -123,10 +126,7 @@ def main(script_args, model_args):
     ####################
     # Evaluation
     ####################
-    overlap = None
-    if script_args.training_dataset is not None:
-        training = NamedDataset(script_args.training_dataset, images_only=True).split(script_args.dataset_train_split)
-        overlap = TrainingOverlap(training, folder, script_args.max_hamming_distance)
+    overlap = None if training is None else TrainingOverlap(training, folder, script_args.max_hamming_distance)
     results = {"model": script_args.scores_file or model_args.model_name_or_path}
     if script_args.scores_file is None and any(row["subset"] == "video" for row in rows):
         results["frames_as_images"] = script_args.frames_as_images  # the two readings do not compare

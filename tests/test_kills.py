@@ -1,5 +1,5 @@
 """
-What is kept in the resumable store, killed thirty times at random moments on one, two and three processes in turn: the
+What is kept in the resumable store, killed fifty times at random moments on one, two and three processes in turn: the
 recipes, and log-probabilities of the reference, write the bytes of one clean run.
 """
 
@@ -57,7 +57,7 @@ def wait(children):
 
 
 rng, killed = random.Random(0), 0
-for attempt in range(30):
+for attempt in range(50):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -150,7 +150,7 @@ def results(folder):
 @pytest.mark.parametrize(
     "name", ["sample_responses", "label_preferences", "evaluate_judge", "evaluate_reward", "log_probs"]
 )
-def test_thirty_kills_give_the_bytes_of_one_clean_run(worlds, name, tmp_path):
+def test_fifty_kills_give_the_bytes_of_one_clean_run(worlds, name, tmp_path):
     folder, labelling, policy = worlds
     paths = {"model_name_or_path": policy if name in ("sample_responses", "evaluate_judge") else labelling / "model"}
     settings = {
