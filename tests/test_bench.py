@@ -1,32 +1,16 @@
 """The bench runs, at its smallest."""
 
 import json
-import subprocess
 import sys
 
 import gpu_page
 import pytest
-from test_recipes import ENVIRONMENT, ROOT
+from test_recipes import ROOT, run
 
 
 def test_prefix_sharing_bench(tmp_path):
-    sizes = [
-        "--families",
-        "qwen2_5_vl",
-        "qwen3_vl",
-        "--visual_tokens",
-        "16",
-        "--response_tokens",
-        "8",
-        "--k",
-        "2",
-        "4",
-        "--rounds",
-        "1",
-    ]
-    command = [sys.executable, str(ROOT / "bench/prefix_sharing.py"), "--output_dir", str(tmp_path), *sizes]
-    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
+    sizes = "--families qwen2_5_vl qwen3_vl --visual_tokens 16 --response_tokens 8 --k 2 4 --rounds 1"
+    run_bench("prefix_sharing", tmp_path, *sizes.split())
     assert (tmp_path / "results.png").stat().st_size > 1000
     written = json.loads((tmp_path / "results.json").read_text())["cells"]
     cells = {(cell["workload"], cell["k"]): cell for cell in written if cell["family"] == "qwen3_vl"}
@@ -42,10 +26,7 @@ def test_prefix_sharing_bench(tmp_path):
 
 
 def run_bench(name, tmp_path, *arguments):
-    command = [sys.executable, str(ROOT / f"bench/{name}.py"), "--output_dir", str(tmp_path), *arguments]
-    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
+    return run([sys.executable, str(ROOT / f"bench/{name}.py"), "--output_dir", str(tmp_path), *arguments], tmp_path)
 
 
 def test_curation_scale_bench(tmp_path):
@@ -78,11 +59,7 @@ def test_curation_accuracy_bench(tmp_path):
 
 
 def test_labelling_scale_bench(tmp_path):
-    command = [sys.executable, str(ROOT / "bench/labelling_scale.py"), "--output_dir", str(tmp_path)]
-    result = subprocess.run(
-        [*command, "--candidates", "64", "--samples", "8"], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+    run_bench("labelling_scale", tmp_path, "--candidates", "64", "--samples", "8")
     results = json.loads((tmp_path / "scale.json").read_text())
     assert results["simulation"]["responses"] == 300_000 * 8 and results["simulation"]["shards_of_samples"] == 1172
     assert [run["candidates"] for run in results["measured"]] == [64] and results["measured"][0]["scores_mib"] > 0

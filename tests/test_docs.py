@@ -12,9 +12,13 @@ from launches import ENVIRONMENT, ROOT
 from report_page import table
 from run_costs import STEP, pair_operations, weights
 from run_costs import table as table_of_costs
+from warm_python import warm_bin
 
 from vl_reward.tiny.digits import compose
 from vl_reward.tiny.preferences import corrupted_pairs
+
+
+PATH = f"{Path(sys.executable).parent}:{ENVIRONMENT['PATH']}"
 
 
 def commands_of(page):
@@ -22,8 +26,7 @@ def commands_of(page):
 
 
 def run(script, folder, **environment):
-    path = f"{Path(sys.executable).parent}:{ENVIRONMENT['PATH']}"
-    environment = ENVIRONMENT | {"PATH": path} | environment
+    environment = ENVIRONMENT | {"PATH": f"{warm_bin()}:{PATH}"} | environment
     command = ["bash", "-c", "set -eu\n" + script]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
@@ -42,12 +45,12 @@ def test_the_readme_trains_on_own_pairs_and_scores_an_image(tmp_path):
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     script = commands_of("README.md")
     start, end = script.index("python -m vl_reward.tiny --models_only"), script.index(" --max_steps 200\n")
-    run(script[start:end] + " --max_steps 2\n", tmp_path)
+    run(script[start:end] + " --max_steps 2\n", tmp_path, PATH=PATH)  # each process a fresh one, as a user's
     (python,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     (tmp_path / "0_0.png").rename(tmp_path / "digits.png")
     trained = python.replace("outputs/tiny/reward_stage2", "outputs/mine") + "assert scores[0] != scores[1], scores\n"
     (tmp_path / "score.py").write_text(trained)
-    run("python score.py", tmp_path)
+    run("python score.py", tmp_path, PATH=PATH)
 
 
 def test_the_speed_of_the_report_is_that_of_its_file():

@@ -2,14 +2,14 @@
 
 import json
 import shutil
-import subprocess
 import sys
 
 import pytest
 import torch
-from launches import ENVIRONMENT, ROOT
+from launches import ROOT
 from safetensors.torch import load_file, save_file
 from test_configs import load_recipe
+from test_recipes import run
 from transformers import AutoModelForImageTextToText, AutoModelForSequenceClassification
 
 from vl_reward import RewardScorer
@@ -139,9 +139,8 @@ def test_the_recipe_writes_probes_and_a_card(native, tmp_path):
     (native / "eval_results.json").write_text(json.dumps({"eval_accuracy": 0.9375, "eval_runtime": 1.0}))
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench/results.json").write_text(json.dumps({"model": "ours", "overall": 0.731, "n": 1247}))
-    recipe = [sys.executable, ROOT / "recipes/export_reward.py", "--model_name_or_path", native, "--format", "vllm"]
-    given = ["--output_dir", "out", "--datasets", "our pairs", "--results", "bench"]
-    subprocess.run([*recipe, *given], check=True, cwd=tmp_path, env=ENVIRONMENT, capture_output=True)
+    recipe = [sys.executable, str(ROOT / "recipes/export_reward.py"), "--model_name_or_path", str(native)]
+    run([*recipe, *"--format vllm --output_dir out --results bench".split(), "--datasets", "our pairs"], tmp_path)
     probes = Probes.load(tmp_path / "out")
     expected = Probes.measured_by(RewardScorer.from_pretrained(str(native)), "float32").probes
     for probe, right in zip(probes.probes, expected, strict=True):

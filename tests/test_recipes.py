@@ -12,6 +12,7 @@ from launches import ENVIRONMENT, ROOT, launch, launcher
 from peft import PeftModel
 from safetensors.torch import load_file
 from test_report import Page
+from warm_python import warm_bin
 
 from vl_reward import Qwen2_5_VLForSequenceClassification, RewardScorer
 from vl_reward.labelling.verifiers import exact
@@ -20,6 +21,7 @@ from vl_reward.report import write_report
 
 def run(command, folder, fails=False, **environment):
     environment = ENVIRONMENT | environment
+    command = [warm_bin() / "python" if part == sys.executable else part for part in command]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert (result.returncode != 0) == fails, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout + result.stderr
