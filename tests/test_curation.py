@@ -413,6 +413,34 @@ def test_a_frame_of_a_benchmarks_video_is_its_image(tmp_path, curate):
     assert why(curation) == {0: ("decontamination: bench", "bench holds this image")}
 
 
+@pytest.mark.parametrize("suffix", [".json", ".parquet"])
+def test_sets_that_test_a_policy_are_read_in_their_columns(tmp_path, curate, suffix):
+    """MathVista's file holds each row under its id, its table the image; MMMU has a column for each image."""
+    images = [photo(i) for i in range(4)]
+    for i, image in enumerate(images):
+        image.save(tmp_path / f"{i}.png")
+    in_table = [{"bytes": (tmp_path / f"{i}.png").read_bytes(), "path": None} for i in range(4)]
+    mathvista = {"pid": "1", "question": "How many?", "query": "Hint: count. How many?", "image": "0.png"}
+    mmmu = {"id": "dev_1", "question": "<image 1> or <image 2>?", "image_1": "1.png", "image_2": "2.png"}
+    if suffix == ".json":
+        rows = {"1": mathvista, "2": mmmu, "3": {"pid": "3", "question": "Only words?"}}
+        (tmp_path / "tested.json").write_text(json.dumps(rows))
+    else:
+        mathvista |= {"image": "images/0.jpg", "decoded_image": in_table[0]}  # that file is not on disk
+        rows = [mathvista, mmmu | {"image_1": in_table[1], "image_2": in_table[2]}, {"question": "Only words?"}]
+        columns = dict.fromkeys(key for row in rows for key in row)
+        Dataset.from_list([columns | row for row in rows]).to_parquet(tmp_path / "tested.parquet")
+    tested = BenchmarkContent("tested", str(tmp_path / f"tested{suffix}"))
+    assert tested.images_not_read == 0 and {"1", "dev_1"} <= tested.ids
+    asked = [("Else?", image) for image in images] + [("only WORDS?", None), ("How many?", images[3])]
+    curation = curate([("a", question, OTHER, WORSE, image) for question, image in asked])
+    curation.drop_contaminated(tested, [PreferenceSource("a", "rlaif_v", "owner/name")], 6)
+    assert {i: reason for i, (_, reason) in why(curation).items()} == {
+        **dict.fromkeys(range(3), "tested holds this image"),
+        4: "tested holds this prompt",
+    }
+
+
 def as_jpeg(image):
     image.save(buffer := io.BytesIO(), "JPEG", quality=60)
     return Image.open(buffer)

@@ -14,7 +14,8 @@ FLOORS = [
     ["labelling", "preflight", "training"],
     ["curation", "inference"],
     ["benchmarks", "memory"],
-    ["data", "prefix_sharing", "arguments"],
+    ["data", "prefix_sharing"],
+    ["arguments"],
     ["models"],
 ]
 FLOOR_OF = {folder: number for number, folders in enumerate(FLOORS) for folder in folders}

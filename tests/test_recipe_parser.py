@@ -147,6 +147,9 @@ def test_columns_in_a_config_and_on_the_command_line(recipe, tmp_path):
     (tmp_path / "own.yaml").write_text("columns: {prompt: [question]}\n")
     with pytest.raises(ValueError, match="no mapping from names to names"):
         read(*config)
+    (tmp_path / "own.yaml").write_text("columns: {promt: question}\n")  # before a model is loaded
+    with pytest.raises(ValueError, match="`columns` has promt, which no recipe reads"):
+        read(*config)
     (tmp_path / "mine.py").write_text("reads no column")
     with pytest.raises(ValueError, match="`columns: .*` has no effect: mine.py does not read it"):
         read("--columns", '{"prompt": "query"}')

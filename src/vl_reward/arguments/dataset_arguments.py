@@ -8,6 +8,11 @@ from trl import ScriptArguments
 from .mappings import read_mapping
 
 
+# What the recipes read. `images` may be one image, and `videos` one video.
+COLUMNS = ("id", "prompt", "images", "videos", "chosen", "rejected", "margin", "source", "answer")
+COLUMNS += ("responses", "response", "finish_reasons")
+
+
 @dataclass
 class DatasetArguments(ScriptArguments):
     """
@@ -24,7 +29,8 @@ class DatasetArguments(ScriptArguments):
             Whether training stops for rows over `max_length`, or drops them.
 
     Raises:
-        ValueError: If `columns` is not a mapping from names to names, or `max_refused` is no fraction.
+        ValueError: If `columns` is not a mapping from names to names, has a name that no recipe reads, or one column
+            twice; or if `max_refused` is no fraction.
     """
 
     columns: dict | str | None = field(
@@ -48,9 +54,24 @@ class DatasetArguments(ScriptArguments):
                 f"`columns: {given}` is no mapping from names to names. Write `columns: {{prompt: question}}` in the "
                 """YAML, or `--columns '{"prompt": "question"}'` on the command line."""
             )
+        check_columns(self.columns or {})
         if not 0 <= self.max_refused <= 1:
             raise ValueError(f"`max_refused: {self.max_refused}` is no fraction. 0.01 is one row in a hundred.")
 
 
 def is_mapping_of_names(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(name, str) for pair in value.items() for name in pair)
+
+
+def check_columns(columns: dict[str, str]):
+    """
+    Raises:
+        ValueError: For a name that no recipe reads, or a column that would be read as two.
+    """
+    if unknown := [name for name in columns if name not in COLUMNS]:
+        raise ValueError(
+            f"`columns` has {', '.join(unknown)}, which no recipe reads. These are read: {', '.join(COLUMNS)}. Write "
+            "the name that is read first, then the dataset's own: `columns: {prompt: question}`."
+        )
+    if len(set(columns.values())) < len(columns):
+        raise ValueError(f"`columns: {columns}` names one column of the dataset twice. Name each once.")

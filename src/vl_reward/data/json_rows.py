@@ -20,7 +20,8 @@ ROLE_OF = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
 def parse_json_rows(text: str, name: str) -> list[dict]:
     """
     Rows of a JSON list, of an object that holds them under `rows` (the hub's dataset viewer nests each once more under
-    `row`), or of JSON lines, whatever the file's suffix says: `Dataset.to_json` writes lines into `.json` too.
+    `row`) or each under its id (MathVista's `testmini.json`), or of JSON lines, whatever the file's suffix says:
+    `Dataset.to_json` writes lines into `.json` too.
 
     Raises:
         ValueError: For a line that is not JSON, by its number, or a row that is not an object.
@@ -28,6 +29,8 @@ def parse_json_rows(text: str, name: str) -> list[dict]:
     try:
         value = json.loads(text)
         rows = value["rows"] if isinstance(value, dict) and "rows" in value else value
+        if isinstance(rows, dict) and rows and all(map(is_row, rows.values())):
+            rows = list(rows.values())
         rows = rows if isinstance(rows, list) else [rows]
     except json.JSONDecodeError:
         rows = []
@@ -42,6 +45,11 @@ def parse_json_rows(text: str, name: str) -> list[dict]:
     if wrong := [i for i, row in enumerate(rows) if not isinstance(row, dict)]:
         raise ValueError(f"{name}, row {wrong[0]} is not an object with named columns. Give one JSON object per row.")
     return rows
+
+
+def is_row(value: object) -> bool:
+    """Whether an object may be a row, rather than a message in a column of one."""
+    return isinstance(value, dict) and not {"role", "from"} & value.keys()
 
 
 def renamed(row: dict, columns: dict[str, str], replaced: set[str]) -> dict:

@@ -1,9 +1,7 @@
 """The dataset that a recipe's `dataset_name` names, wherever and in whatever form it is."""
 
-import hashlib
 import logging
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -20,20 +18,16 @@ from datasets import (
     load_from_disk,
 )
 
-from .content_groups import group_by_content
+from ..arguments.dataset_arguments import COLUMNS, check_columns
+from .content_groups import HELD_OUT, contents_of, draw_groups
 from .json_rows import ROLE_OF, as_dataset, located, parse_json_rows, read_or_marked_row, renamed
-from .messages import text_of
 from .videos.stored_videos import as_text, undecoded_videos, video_as_json
 
 
 logger = logging.getLogger(__name__)
 
-# What the recipes read. `images` may be one image, and `videos` one video.
-COLUMNS = ("id", "prompt", "images", "videos", "chosen", "rejected", "margin", "source", "answer")
-COLUMNS += ("responses", "response", "finish_reasons")
 SUFFIXES = (".jsonl", ".json", ".parquet")
 TEXT_MESSAGES = List({"role": Value("string"), "content": Value("string")})
-HELD_OUT = 0.02  # of the rows, where a set has no test split; our choice
 
 
 class NamedDataset:
@@ -73,7 +67,8 @@ class NamedDataset:
         images_only: bool = False,
     ):
         self.name, path = name, Path(name).expanduser()
-        self.columns = check_columns(columns or {})
+        self.columns = columns or {}
+        check_columns(self.columns)
         if path.is_dir() and not any((path / mark).exists() for mark in ("state.json", "dataset_dict.json")):
             files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
             if len(files) != 1:
@@ -216,54 +211,12 @@ class NamedDataset:
         return rows.select([i for i in range(len(rows)) if i not in held_out]), rows.select(sorted(held_out))
 
 
-def check_columns(columns: dict[str, str]) -> dict[str, str]:
-    """
-    Raises:
-        ValueError: For a name that no recipe reads, or a column that would be read as two.
-    """
-    if unknown := [name for name in columns if name not in COLUMNS]:
-        raise ValueError(
-            f"`columns` has {', '.join(unknown)}, which no recipe reads. These are read: {', '.join(COLUMNS)}. Write "
-            "the name that is read first, then the dataset's own: `columns: {prompt: question}`."
-        )
-    if len(set(columns.values())) < len(columns):
-        raise ValueError(f"`columns: {columns}` names one column of the dataset twice. Name each once.")
-    return columns
-
-
 def is_text(feature: object) -> bool:
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
 
 def one_turn(text: str | None, role: str) -> list[dict] | None:
     return None if text is None else [{"role": role, "content": text}]
-
-
-def contents_of(row: dict) -> set[str]:
-    """Hashes of a row's images and videos, or of its prompt where it has none."""
-    files = [*row["images"]]
-    for video in row.get("videos") or ():
-        files += video["frames"] or [video]
-    if files:
-        sources = [file["bytes"] if file["bytes"] is not None else file["path"].encode() for file in files]
-    else:
-        asked = row["prompt"] if row.get("prompt") is not None else row["chosen"][:1]
-        sources = [text_of(asked).encode()]
-    return {hashlib.sha256(source).hexdigest() for source in sources}
-
-
-def draw_groups(contents: list[set[str]]) -> set[int]:
-    """Rows of groups that share contents, drawn by what they show alone: [`HELD_OUT`] of all rows, or one group."""
-    groups, names = defaultdict(list), {}
-    for i, group in enumerate(group_by_content(contents)):
-        groups[group].append(i)
-        names[group] = min(names.get(group, "g"), *contents[i])
-    order = sorted(groups, key=names.__getitem__)
-    drawn: set[int] = set()
-    for group in order:
-        if len(drawn) + len(groups[group]) <= HELD_OUT * len(contents):
-            drawn.update(groups[group])
-    return drawn or set(groups[min(order, key=lambda group: len(groups[group]))])
 
 
 def undecoded(rows: Dataset, folder: Path) -> Dataset:

@@ -10,10 +10,12 @@ from ...data.messages import text_of
 
 
 # Public benchmarks' names for the same things.
-ID_COLUMNS = ("id", "ID")
-PROMPT_COLUMNS = ("prompt", "query", "Text", "question")
+ID_COLUMNS = ("id", "ID", "pid")
+# MathVista's `query` is its question with instructions around it, which no training row repeats.
+PROMPT_COLUMNS = ("prompt", "question", "query", "Text")
 RESPONSE_COLUMNS = ("response", "responses", "chosen", "rejected", "Output1", "Output2")
-IMAGE_COLUMNS = ("image", "images", "Image", "video")
+# MathVista names the file of its `decoded_image` in `image`. MMMU has seven columns.
+IMAGE_COLUMNS = ("decoded_image", "image", "images", "Image", "video", *(f"image_{i}" for i in range(1, 8)))
 
 
 class BenchmarkContent:
@@ -47,7 +49,9 @@ class BenchmarkContent:
             with named_row(f"benchmarks: {path}, row {i}"):
                 prompt = next((text_of(row[column]) for column in PROMPT_COLUMNS if row[column]), "")
                 responses = responses_of(row)
-            images = [image for column in IMAGE_COLUMNS if row[column] for image in as_list(row[column])]
+            shown = [column for column in IMAGE_COLUMNS if row[column]]
+            shown = [column for column in shown if column != "image" or "decoded_image" not in shown]
+            images = [image for column in shown for image in as_list(row[column])]
             content, n_not_read = RowContent.of_benchmark(prompt, responses, images, folder)
             contents.append(content)
             self.images_not_read += n_not_read
