@@ -10,6 +10,8 @@ from PIL import Image
 from vl_reward.report import write_report
 from vl_reward.report.gallery import most_telling
 from vl_reward.report.measures import best_of_n, calibration
+from vl_reward.report.pipeline import OUTSIDE, pipeline
+from vl_reward.report.run_files import RunFiles
 
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u202eevil\u0000\" onload='x' &amp;"
@@ -116,7 +118,7 @@ def test_numbers_are_those_of_the_files(tmp_path):
     assert page.values["audit"] == [9, 7]
     assert page.values["evaluate_mpo"] == [0.75]
     assert page.values["curves_mpo"] == [1, 0.75, 0.1, 2, 0.5, 0.625]  # a reward that was not logged is no number
-    assert "python I see 1. Answer: 1\n" in page.texts
+    assert "python I see 1. Answer: 1" in page.texts and "12.5 s" in page.texts
     assert "mpo: loss" in page.texts and "mpo: rewards/chosen" in page.texts and "f00d" in page.texts
     assert not any("results.json says" in text for text in page.texts)  # the recount of correct responses agrees
 
@@ -162,6 +164,68 @@ def test_hostile_texts_stay_text(tmp_path):
     assert "\u202e" not in html and "\0" not in html
     assert SHOWN in page.texts
     assert {row["prompt"] for row in data_of(page)["rows"]} == {SHOWN}
+
+
+def make_loop(folder, out="runs/mine"):
+    """A run of four steps whose first training was done again, last of all, on a model from elsewhere."""
+    recipe = "python recipes/{0}.py --dataset_name {1}/{2} --model_name_or_path {3} --output_dir {1}/{0}".format
+    commands = {
+        "world": f"python -m vl_reward.tiny --output_dir {out}",
+        "label_preferences": recipe("label_preferences", out, "prompts", f"{out}/reward_stage1"),
+        "mpo": recipe("mpo", out, "label_preferences/preferences", f"{out}/policy"),
+        "reward_stage1": recipe("reward_stage1", out, "preferences", "Qwen/Qwen2.5-VL-7B-Instruct"),
+    }
+    for name, rows in {"prompts": 3, "label_preferences/preferences": 5}.items():
+        pair = dict.fromkeys(("id", "prompt", "chosen", "rejected", "rule"), "1")
+        Dataset.from_list([pair] * rows).save_to_disk(folder / name)
+    DatasetDict({"train": Dataset.from_dict({"id": [0, 1]})}).save_to_disk(folder / "preferences")
+    (folder / "policy").mkdir()
+    (folder / "policy/model.safetensors").write_bytes(b"0" * 1_500_000)
+    write_json(folder / "demo.json", {"seconds": dict.fromkeys(commands, 4.0) | {"mpo": 2.0}, "commands": commands})
+    return RunFiles(folder, "mine")
+
+
+def test_pipeline_is_what_the_commands_read_in_the_order_of_the_loop(tmp_path):
+    found = pipeline(make_loop(tmp_path))
+    reads = {box["step"]: [(thing.name, thing.writer, thing.facts) for thing in box["reads"]] for box in found["steps"]}
+    assert list(reads.items()) == [
+        (OUTSIDE, []),
+        ("world", []),
+        ("reward_stage1", [("Qwen/Qwen2.5-VL-7B-Instruct", OUTSIDE, ""), ("preferences", "world", "2 train")]),
+        ("label_preferences", [("reward_stage1", "reward_stage1", ""), ("prompts", "world", "3 rows")]),
+        ("mpo", [("policy", "world", "1.5 MB"), ("label_preferences/preferences", "label_preferences", "5 rows")]),
+    ]
+    assert [box["share"] for box in found["steps"]] == [0, 1.0, 1.0, 1.0, 0.5]
+    downs = {(line["lane"], line["row"]) for line in found["lanes"] if line["shape"] == "down"}
+    assert len(downs) == sum(line["shape"] == "down" for line in found["lanes"]) == 16  # no two things in one place
+    ends = [(line["shape"], line["row"]) for line in found["lanes"] if line["shape"] != "down"]
+    assert sorted(ends) == sorted(
+        [("out", row) for row in (0, 1, 1, 1, 2, 3)] + [("in", row) for row in (2, 2, 3, 3, 4, 4)]
+    )
+
+
+def test_pipeline_without_commands_is_that_of_the_demo(tmp_path):
+    (tmp_path / "mpo").mkdir()
+    (tmp_path / "evaluate_mpo").mkdir()
+    (box, mpo, evaluation) = pipeline(RunFiles(tmp_path, "run"))["steps"]
+    assert [thing.name for thing in mpo["reads"]] == ["policy", "label_preferences/preferences"]
+    assert [(thing.name, thing.writer) for thing in evaluation["reads"]][0] == ("mpo", "mpo")
+    assert [thing.name for thing in box["writes"]] == [
+        "policy",
+        "label_preferences/preferences",
+        "prompts",
+        "reward_stage2",
+    ]
+
+
+def test_a_command_cannot_make_the_page_look_outside_its_run(tmp_path):
+    Dataset.from_dict({"id": [1]}).save_to_disk(tmp_path / "secret")
+    for name in ("../secret", str(tmp_path / "secret"), "x' unclosed", ".", "//"):
+        command = f"python recipes/mpo.py --dataset_name {name} --output_dir outputs/mpo"
+        write_json(tmp_path / "run/demo.json", {"seconds": {"mpo": 1.0}, "commands": {"mpo": command}})
+        run = RunFiles(tmp_path / "run", "run")
+        assert all(thing.facts == "" for box in pipeline(run)["steps"] for thing in box["reads"])
+        write_report([tmp_path / "run"], tmp_path / "report.html")
 
 
 def test_long_lines_and_half_surrogates(tmp_path):

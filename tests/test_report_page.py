@@ -8,7 +8,7 @@ from chromium import Chromium
 from launches import ROOT
 from PIL import Image
 from report_page import FIRST_VIEW, VIEWS, frames_a_second, make_large_run, take_pictures
-from test_report import HOSTILE, SHOWN, make_run
+from test_report import HOSTILE, SHOWN, make_loop, make_run
 
 from vl_reward.report import write_report
 
@@ -102,6 +102,32 @@ def test_keyboard_and_mouse_open_the_full_text(browser, tmp_path):
     assert browser.js(is_open)
     browser.click("dialog button")
     assert not browser.js(is_open) and browser.said == []
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_pipeline_arrows_end_at_what_is_read_and_boxes_open_by_the_keyboard(browser, tmp_path, width):
+    run = make_loop(tmp_path / "run")
+    browser.open(write_report([run.folder], tmp_path / "report.html"), width)
+    middles = "[...document.querySelectorAll('{}')].map(e => e.getBoundingClientRect()).map(b => b.top + b.height / 2)"
+    for shape, lines in {"in": ".step .reads", "out": ".step .writes"}.items():
+        arrows, names = browser.js(middles.format(f"i.{shape}")), browser.js(middles.format(lines))
+        assert len(arrows) == len(names) == 6
+        assert all(abs(a - b) < 3 for a, b in zip(sorted(arrows), sorted(names), strict=True))
+    edges = browser.js(
+        "[...document.querySelectorAll('.step, i.in')].map(e => e.getBoundingClientRect()).map(b => [b.left, b.right])"
+    )
+    (left,) = {left for left, right in edges if right > width // 2}  # all boxes begin at one line, as wide as the page
+    assert {right for left, right in edges if right <= width // 2} == {left}  # and all arrows end there
+    assert browser.js(OVERFLOW) == 0
+    browser.js("document.querySelector('.step summary').focus()")
+    assert browser.js("document.querySelector('.step pre').checkVisibility()") is False
+    browser.key("Enter")
+    shown = browser.js("(pre => pre.checkVisibility() && pre.textContent)(document.querySelector('.step pre'))")
+    assert shown == "python -m vl_reward.tiny --output_dir runs/mine"
+    browser.key("Tab")  # to the first thing that is read, a link to the box that wrote it
+    browser.key("Enter")
+    assert browser.js("document.querySelector(':target h4').textContent") == "from outside this run"
+    assert browser.said == []
 
 
 @pytest.mark.parametrize("width", [1440, 390])

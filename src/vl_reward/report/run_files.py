@@ -9,18 +9,6 @@ from datasets import Dataset, DatasetDict, load_from_disk
 from ..labelling.verifiers import VERIFIERS
 
 
-# What each step reads and writes, in the order of the loop.
-STEPS = {
-    "world": ("-", "base, policy, preferences, prompts"),
-    "reward_stage1": ("base, preferences", "reward_stage1"),
-    "reward_stage2": ("reward_stage1, preferences", "reward_stage2"),
-    "evaluate_reward": ("reward_stage2, preferences", "results.json, scores.jsonl"),
-    "sample_responses": ("policy, prompts", "candidates, sampling.json"),
-    "label_preferences": ("reward_stage2, candidates", "preferences, labels.json, scores.jsonl"),
-    "mpo": ("policy, labelled preferences", "mpo"),
-    "evaluate_policy": ("policy, prompts, reward_stage2", "results.json, responses.jsonl"),
-    "evaluate_mpo": ("mpo, prompts, reward_stage2", "results.json, responses.jsonl"),
-}
 # `training` is that of the embedded world's own two models.
 TRAININGS = ("training", "reward_stage1", "reward_stage2", "mpo", "grpo")
 

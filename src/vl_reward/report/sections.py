@@ -2,7 +2,8 @@
 
 from . import figures
 from .measures import best_of_n, calibration, changes
-from .run_files import STEPS, TRAININGS, RunFiles
+from .pipeline import pipeline
+from .run_files import TRAININGS, RunFiles
 
 
 CURVES = ("loss", "accuracy", "margin", "mean_reward", "reward", "greedy_accuracy")
@@ -24,19 +25,6 @@ def section_data(run: RunFiles) -> dict:
         "audits": audits(run),
         "provenance": provenance(run),
     }
-
-
-def pipeline(run: RunFiles) -> dict:
-    record = run.json("demo.json")
-    seconds = record.get("seconds", {})
-    steps = [
-        {"step": step, "reads": reads, "writes": writes}
-        | {"seconds": seconds.get(step), "command": record.get("commands", {}).get(step)}
-        for step, (reads, writes) in STEPS.items()
-        if step in seconds or (run.folder / step).is_dir()
-    ]
-    picture = figures.bars(list(seconds), list(seconds.values()), "seconds") if seconds else None
-    return {"steps": steps, "picture": picture}
 
 
 def curves(runs: list[RunFiles]) -> list[tuple]:
