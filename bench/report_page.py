@@ -45,6 +45,7 @@ FIRST_VIEW = """(() => {
 GALLERY = "document.getElementById('gallery').scrollIntoView()"
 VIEWS = {  # width, height, dark, and what is done before the picture is taken
     "results_1440_light": (1440, 1500, False, ""),
+    "pipeline_390_dark": (390, 1000, True, "document.getElementById('pipeline').scrollIntoView()"),
     "reward_1440_dark": (1440, 1000, True, "document.getElementById('reward').scrollIntoView()"),
     "gallery_1440_light": (1440, 900, False, GALLERY),
     "full_text_1440_dark": (1440, 900, True, f"{GALLERY}; document.querySelector('.row').click()"),

@@ -1,14 +1,18 @@
 """The report: its numbers are those of the run's files, and texts of models and data stay text."""
 
+import base64
+import io
 import json
 from html.parser import HTMLParser
 
 import pytest
-from datasets import Dataset, DatasetDict
-from PIL import Image
+from datasets import Dataset, DatasetDict, Image, List
+from PIL import Image as PILImage
+from video_files import frames, write_video
 
+from vl_reward.data.videos.stored_videos import stored_video
 from vl_reward.report import write_report
-from vl_reward.report.gallery import most_telling
+from vl_reward.report.gallery import Thumbnails, gallery_rows, most_telling
 from vl_reward.report.measures import best_of_n, calibration
 from vl_reward.report.pipeline import OUTSIDE, pipeline
 from vl_reward.report.run_files import RunFiles
@@ -59,7 +63,7 @@ def write_json(path, data):
 
 def make_run(folder, text="I see 1. Answer: 1"):
     """What the recipes would leave, of four prompts."""
-    ids, images = ["a", "b", "c", "d"], [[Image.new("RGB", (200, 100), color)] for color in ("red", "blue") * 2]
+    ids, images = ["a", "b", "c", "d"], [[PILImage.new("RGB", (200, 100), color)] for color in ("red", "blue") * 2]
     asked = {"id": ids, "prompt": [message("user", text)] * 4, "images": images}
     prompts = Dataset.from_dict(asked | {"answer": ["1", "2", "3", "4"]})
     DatasetDict({"test": prompts}).save_to_disk(folder / "prompts")
@@ -153,6 +157,37 @@ def test_gallery_holds_every_pair_with_its_verdict(tmp_path):
     assert (wrong["chosen"], wrong["rejected"], wrong["words"]) == ("Answer: 9", "Answer: 2", ["wrong", "right"])
     assert (wrong["scores"], wrong["margin"]) == ([5.0, -1.0], 6.0)
     assert rows["held-out", "b"]["margin"] == -4.0 and rows["held-out", "b"]["rejected"] == "Answer: 2"
+
+
+def test_gallery_shows_the_first_frame_of_a_video(tmp_path):
+    """Of a file, of a list of frames, and beside an image; what cannot be read is counted, and what is no frame."""
+    clip = write_video(tmp_path / "clip.mp4", frames(12)[3:])
+    (tmp_path / "text.mp4").write_text("no video")
+    for number, frame in enumerate(frames(5)):
+        frame.save(tmp_path / f"{number}.png")
+    shown = [str(tmp_path / f"{number}.png") for number in (2, 4, 1)]
+    asked = [{"type": "video"}, {"type": "text", "text": "How many?"}]
+    path = {"bytes": None, "frames": None, "fps": None}
+    given = [
+        ([stored_video(str(clip), tmp_path)], []),
+        ([stored_video({"frames": shown, "fps": 4.0}, tmp_path)], [shown[1]]),
+        ([path | {"path": str(tmp_path / name)} for name in ("text.mp4", "gone.mp4")], []),
+        ([path | {"path": "https://example.com/clip.mp4"}], []),
+    ]
+    sides = {"chosen": message("assistant", "yes"), "rejected": message("assistant", "no"), "rule": "best_vs_worst"}
+    sides |= {"id": "0", "prompt": [{"role": "user", "content": asked}]}
+    thumbnails, found = Thumbnails(), []
+    for number, (videos, images) in enumerate(given):
+        folder = tmp_path / f"run{number}"
+        Dataset.from_list([sides | {"videos": videos, "images": images}]).cast_column(
+            "images", List(Image())
+        ).save_to_disk(folder / "label_preferences/preferences")
+        (row,), _ = gallery_rows(RunFiles(folder, "run"), 10, thumbnails)
+        assert row["prompt"] == "[video]\nHow many?"
+        found.append((row["videos"], row["pictures"], row["unreadable_pictures"]))
+    assert found == [([[0, 9]], [], 0), ([[2, 3]], [1], 0), ([], [], 2), ([], [], 1)]
+    pictures = [PILImage.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) for url in thumbnails.urls]
+    assert [round(sum(picture.getpixel((48, 32))) / 60) for picture in pictures] == [3, 4, 2]  # the shades' places
 
 
 def test_hostile_texts_stay_text(tmp_path):

@@ -5,11 +5,14 @@ import shutil
 
 import pytest
 from chromium import Chromium
+from datasets import Dataset
 from launches import ROOT
 from PIL import Image
 from report_page import FIRST_VIEW, VIEWS, frames_a_second, make_large_run, take_pictures
 from test_report import HOSTILE, SHOWN, make_loop, make_run
+from video_files import frames, write_video
 
+from vl_reward.data.videos.stored_videos import stored_video
 from vl_reward.report import write_report
 
 
@@ -77,6 +80,18 @@ def test_filters_and_orders(opened):
     assert choose(opened, source="best_vs_worst") == "4 pairs" and margins(opened) == [1.0, 1.0, 0.5, 0.5]
     assert choose(opened, run="one") == "2 pairs"
     assert choose(opened, low="100") == "0 pairs" and margins(opened) == []
+
+
+def test_a_video_is_shown_as_one_with_its_frames_counted(browser, tmp_path):
+    clip = stored_video(str(write_video(tmp_path / "clip.mp4", frames(9))), tmp_path)
+    row = dict.fromkeys(("id", "prompt", "chosen", "rejected", "rule"), "1") | {"videos": [clip]}
+    Dataset.from_list([row]).save_to_disk(tmp_path / "run/label_preferences/preferences")
+    browser.open(write_report([tmp_path / "run"], tmp_path / "report.html"), 390)
+    browser.js("document.getElementById('gallery').scrollIntoView()")
+    film = "(film => [film.textContent, film.querySelector('img').naturalWidth])(document.querySelector('{} .film'))"
+    assert browser.js(film.format(".row")) == ["▶ 9 frames", 96]
+    browser.click(".row")
+    assert browser.js(film.format("#full")) == ["▶ 9 frames", 96] and browser.said == []
 
 
 def test_keyboard_and_mouse_open_the_full_text(browser, tmp_path):

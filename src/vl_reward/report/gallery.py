@@ -6,8 +6,10 @@ import io
 import json
 
 from datasets import Dataset, Image
-from PIL import Image as PILImage
 
+from ..data.images import image_key, load_image
+from ..data.videos.video import first_frame
+from ..data.videos.video_source import video_key
 from .run_files import RunFiles
 from .visible import visible
 
@@ -20,34 +22,36 @@ class Thumbnails:
     """Small pictures as data URLs, each kept once."""
 
     def __init__(self):
-        self.urls: list[str] = []
-        self.places: dict[str, int] = {}
+        self.urls: dict[str, int] = {}
+        self.places: dict[bytes, tuple[int, int]] = {}
 
-    def add(self, image: dict) -> int | None:
-        """The place of a picture that is not decoded yet; `None` where it cannot be."""
+    def add(self, source: dict, is_video: bool = False) -> tuple[int, int] | None:
+        """
+        The place of a picture that is not decoded yet, or of a video's first frame, and how many frames there are;
+        `None` where it cannot be decoded.
+        """
         try:
-            data = image["bytes"] or open(image["path"], "rb").read()
-            key = hashlib.sha256(data).hexdigest()
+            plain = (video_key if is_video else image_key)(source)
+            key = hashlib.sha256(repr(plain).encode()).digest()
             if key not in self.places:
-                picture = PILImage.open(io.BytesIO(data)).convert("RGB")
+                picture, frames = first_frame(source) if is_video else (load_image(source), 1)
                 picture.thumbnail((THUMBNAIL, THUMBNAIL))
                 picture.save(out := io.BytesIO(), "JPEG", quality=70)
-                self.places[key] = len(self.urls)
-                self.urls.append("data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode())
+                url = "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+                self.places[key] = self.urls.setdefault(url, len(self.urls)), frames
             return self.places[key]
-        except (OSError, ValueError, PILImage.DecompressionBombError):
+        except ValueError:
             return None
 
 
 def text_of(messages: list[dict] | str) -> str:
-    """The words of messages, with a mark where a picture stands."""
+    """The words of messages, with a mark where a picture or a video stands."""
     if isinstance(messages, str):
         return messages
     texts = []
     for message in messages:
-        content = message["content"]
-        blocks = [content] if isinstance(content, str) else [block.get("text") or "[image]" for block in content]
-        texts += blocks
+        blocks = message["content"]
+        texts += [blocks] if isinstance(blocks, str) else [part.get("text") or f"[{part['type']}]" for part in blocks]
     return "\n".join(texts)
 
 
@@ -77,7 +81,8 @@ def labelled_pairs(run: RunFiles, limit: int) -> tuple[list[dict], int]:
     if candidates is not None and "answer" in candidates.column_names:
         answers = dict(zip(candidates["id"][:], candidates["answer"][:], strict=True))
     rows = []
-    for place, row in enumerate(dataset.remove_columns("images") if "images" in dataset.column_names else dataset):
+    pictures = [name for name in ("images", "videos") if name in dataset.column_names]
+    for place, row in enumerate(dataset.remove_columns(pictures)):
         texts, answer = [text_of(row["chosen"]), text_of(row["rejected"])], answers.get(row["id"])
         words = [run.verify(text, answer) if answer is not None else None for text in texts]
         # A rule of correctness alone writes no scores: its pairs have no margin.
@@ -113,7 +118,7 @@ def with_pictures(rows: list[dict], dataset: Dataset | None) -> list[dict]:
     known = [row for row in rows if row["place"] is not None]
     found = undecoded(dataset).select([row["place"] for row in known]) if dataset is not None and known else []
     for row, data in zip(known, found, strict=True):
-        row |= {"prompt": data["prompt"], "images": data.get("images") or []}
+        row |= {"prompt": data["prompt"], "images": data.get("images") or [], "videos": data.get("videos") or []}
         row |= {"chosen": text_of(data["chosen"]), "rejected": text_of(data["rejected"])}
     return rows
 
@@ -127,8 +132,9 @@ def gallery_rows(run: RunFiles, limit: int, thumbnails: Thumbnails) -> tuple[lis
             counts[kind] = [len(shown), total]
         for row in shown:
             pictures = [thumbnails.add(image) for image in row.pop("images", [])]
-            row |= {"run": run.name, "pictures": [place for place in pictures if place is not None]}
-            row["unreadable_pictures"] = pictures.count(None)
+            videos = [thumbnails.add(video, is_video=True) for video in row.pop("videos", [])]
+            row |= {"run": run.name, "pictures": [place for place, _ in filter(None, pictures)]}
+            row |= {"videos": [*filter(None, videos)], "unreadable_pictures": (pictures + videos).count(None)}
             row["prompt"] = text_of(row.get("prompt", ""))
             del row["place"]
             rows.append(json.loads(json.dumps(row), object_hook=all_visible))

@@ -43,7 +43,7 @@ def changes(run: RunFiles) -> dict:
     if prompts is None:
         return {}
     found = {"gained": [], "lost": [], "both_right": 0, "both_wrong": 0}
-    for row in prompts.remove_columns("images"):
+    for row in prompts.select_columns(["id", "prompt", "answer"]):
         if row["id"] not in before or row["id"] not in after:
             continue
         texts = [before[row["id"]]["greedy"], after[row["id"]]["greedy"]]

@@ -46,7 +46,7 @@ def write_report(folders: Sequence[Path | str], output: Path | str, max_pairs: i
         summary=summary_rows(runs),
         curves=curves(runs),
         counts=counts,
-        gallery=Markup(script_json({"rows": rows, "pictures": thumbnails.urls})),
+        gallery=Markup(script_json({"rows": rows, "pictures": [*thumbnails.urls]})),
         style=Markup((inside / "style.css").read_text(encoding="utf-8")),
         script=Markup((inside / "gallery.js").read_text(encoding="utf-8")),
     )

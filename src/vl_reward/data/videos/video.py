@@ -170,6 +170,18 @@ def load_video(source: VideoSource, processor: ProcessorMixin) -> Video:
             return Video(torch.stack(scaled_frames), sampling)
 
 
+def first_frame(source: VideoSource) -> tuple[Image.Image, int]:
+    """A video's first frame as it is stored, and how many there are. Raises what [`load_video`] does for its file."""
+    with named_errors(source):
+        plain = unwrapped(source)
+        if (frames := frames_of(plain)) is not None:
+            return load_image(frames[0]), len(frames)
+        with opened(plain) as (container, stream):
+            file = look_at(container, stream)
+            _, frame = next(decode(container, stream, file, np.array([0])))
+        return frame, file.total
+
+
 def scaled(frame: Image.Image, sampling: Sampling) -> torch.Tensor:
     size = [sampling.height, sampling.width]
     return resize(pil_to_tensor(frame), size, interpolation=InterpolationMode.BICUBIC, antialias=True)

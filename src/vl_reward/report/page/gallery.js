@@ -19,12 +19,19 @@
 
   function pictures(row) {
     const box = element("div");
-    for (const place of row.pictures) {
+    const add = (place, to) => {
       const image = element("img");
       image.src = data.pictures[place];
       image.alt = "";
       image.loading = "lazy";
-      box.append(image);
+      to.append(image);
+    };
+    for (const place of row.pictures) add(place, box);
+    for (const [place, frames] of row.videos) {
+      const film = element("span", "film");
+      add(place, film);
+      film.append(element("span", "tag", "▶ " + frames.toLocaleString("en") + " frames"));
+      box.append(film);
     }
     if (row.unreadable_pictures) box.append(element("span", "tag wrong", row.unreadable_pictures + " unreadable"));
     return box;
