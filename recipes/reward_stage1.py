@@ -84,8 +84,7 @@ def main(script_args, training_args, model_args):
     splits = dataset.train_and_test(script_args.dataset_train_split, script_args.dataset_test_split)
 
     # --- STAGE 1: image pairs only ---
-    shown = [name for name in ("images", "videos") if name in splits[0].column_names]
-    splits = [split.filter(lambda *columns: any(map(len, columns)), input_columns=shown) for split in splits]
+    splits = [NamedDataset.with_images(split) for split in splits]
     # --- end of STAGE ---
 
     # What could not be trained on stops the run now, and not at the step that meets it.

@@ -21,6 +21,7 @@ from datasets import (
 from ..arguments.dataset_arguments import COLUMNS, check_columns
 from .content_groups import HELD_OUT, contents_of, draw_groups
 from .json_rows import ROLE_OF, as_dataset, located, parse_json_rows, read_or_marked_row, renamed
+from .splits import in_shares
 from .videos.stored_videos import as_text, undecoded_videos, video_as_json
 
 
@@ -196,7 +197,7 @@ class NamedDataset:
         shown = rows.select_columns(
             [name for name in ("prompt", "chosen", "images", "videos") if name in rows.column_names]
         )
-        held_out = draw_groups([contents_of(row) for row in shown])
+        held_out = draw_groups(in_shares(lambda i: contents_of(shown[i]), len(shown), "Images to hold out"))
         if len(rows) < 2:
             raise ValueError(
                 f"`dataset_name: {self.name}` has no split {test}, and {len(rows)} rows to hold some out of."
@@ -210,6 +211,13 @@ class NamedDataset:
         logger.warning(f"{self.name} has no split {test}: {len(held_out):,} of {len(rows):,} rows are held out for it.")
         return rows.select([i for i in range(len(rows)) if i not in held_out]), rows.select(sorted(held_out))
 
+    @staticmethod
+    def with_images(rows: Dataset) -> Dataset:
+        """The rows of a split that have an image or a video."""
+        shown = rows.select_columns([name for name in ("images", "videos") if name in rows.column_names])
+        kept = in_shares(lambda i: has_images(shown[i]), len(rows), "Rows with images")
+        return rows.select([i for i, wanted in enumerate(kept) if wanted])
+
 
 def is_text(feature: object) -> bool:
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
@@ -217,6 +225,10 @@ def is_text(feature: object) -> bool:
 
 def one_turn(text: str | None, role: str) -> list[dict] | None:
     return None if text is None else [{"role": role, "content": text}]
+
+
+def has_images(row: dict) -> bool:
+    return any(map(len, row.values()))
 
 
 def undecoded(rows: Dataset, folder: Path) -> Dataset:

@@ -1,6 +1,12 @@
-"""The split of a dataset that a setting names."""
+"""Parts of a dataset: the split that a setting names, and the share of a process."""
 
+from collections.abc import Callable
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset, DatasetDict
+from tqdm import tqdm
 
 
 def split_of(dataset: Dataset | DatasetDict, name: str, setting: str) -> Dataset:
@@ -15,3 +21,22 @@ def split_of(dataset: Dataset | DatasetDict, name: str, setting: str) -> Dataset
     if name not in dataset:
         raise ValueError(f"The set has the splits {', '.join(dataset)}, and `{setting}` is {name}. Name one of them.")
     return dataset[name]
+
+
+def in_shares(compute: Callable[[int], Any], n: int, told: str) -> list:
+    """
+    What `compute` says of each of `n` rows, for which it reads them. Each process reads its share, the rows from one to
+    another, and all get the whole answer, which should be small. All of them have to call this.
+
+    Args:
+        compute (`Callable`):
+            From a row's number to what is asked of it.
+        n (`int`):
+            The number of rows.
+        told (`str`):
+            What a progress bar says, where this takes more than some seconds.
+    """
+    state = PartialState()
+    start, end = (n * (state.process_index + offset) // state.num_processes for offset in (0, 1))
+    numbers = tqdm(range(start, end), desc=told, delay=5, disable=not state.is_main_process)
+    return gather_object([compute(i) for i in numbers])

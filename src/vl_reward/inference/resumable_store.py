@@ -13,6 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
+from ..data.splits import in_shares
 from .fingerprints import row_key
 
 
@@ -75,17 +76,21 @@ class ResumableStore:
         self.shards: dict[int, list[int]] = {}  # row numbers by shard; one without rows does not exist
         for i, place in enumerate(range(len(rows)) if places is None else places):
             self.shards.setdefault(place // shard_size, []).append(i)
-        self.paths: dict[int, Path] = {}
+        numbers = list(self.shards)
+        names = in_shares(lambda i: self._name(numbers[i]), len(numbers), f"Keys of {Path(folder).name}")
+        self.paths = {number: self.folder / name for number, name in zip(numbers, names, strict=True)}
         self.run = broadcast_object_list([secrets.token_hex(8)])[0]  # what an earlier run has begun does not count
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, number: int) -> Path:
         """The file of a shard."""
-        if number not in self.paths:  # the hash reads every image
-            keys = [row_key(self.fingerprint, self.rows[i]) for i in self.shards[number]]
-            digest = hashlib.sha256("".join([str(number), *keys]).encode()).hexdigest()
-            self.paths[number] = self.folder / f"{number:06d}-{digest[:16]}.jsonl"
         return self.paths[number]
+
+    def _name(self, number: int) -> str:
+        """The file's name, for which every image of the shard is read."""
+        keys = [row_key(self.fingerprint, self.rows[i]) for i in self.shards[number]]
+        digest = hashlib.sha256("".join([str(number), *keys]).encode()).hexdigest()
+        return f"{number:06d}-{digest[:16]}.jsonl"
 
     def missing(self) -> list[int]:
         """The numbers of the shards that are not on disk."""
