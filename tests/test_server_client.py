@@ -155,6 +155,16 @@ def test_requests_go_to_whichever_server_has_room(start):
         ServerClient([slow.url, start(limit=99).url], 1)
 
 
+def test_an_address_as_a_server_prints_it_is_taken(start):
+    url = start().url
+    assert url.endswith("/v1")
+    for given in (url, f"{url}/", url.removesuffix("/v1"), f"{url.removesuffix('/v1')}/"):
+        assert ServerClient(given, 1).urls == [url]
+    for given in ("localhost:8000", "127.0.0.1:8000/v1", "served"):
+        with pytest.raises(ValueError, match=f"`server_url: {given}` is no address of a server. Write it like http:"):
+            ServerClient(given, 1)
+
+
 def test_another_name_of_the_policy_is_refused(start, processor):
     with pytest.raises(ValueError, match="serves policy, and `model_name_or_path` is other"):
         ServerSampler(start().url, "other", processor, FEW)

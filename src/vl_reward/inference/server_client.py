@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import openai
 from PIL import Image
@@ -34,7 +35,7 @@ class ServerClient:
 
     Args:
         urls (`str` or `list[str]`):
-            Addresses, such as `http://localhost:8000/v1`.
+            Addresses, such as `http://localhost:8000/v1`. One without a path, as `vllm serve` prints it, has `/v1`.
         in_flight (`int`):
             Requests that each server has at a time.
         timeout (`float`, *optional*, defaults to `3600`):
@@ -47,11 +48,11 @@ class ServerClient:
 
     Raises:
         ConnectionError: If a server does not answer. Without a first answer nothing is waited for.
-        ValueError: If the servers serve different models.
+        ValueError: If the servers serve different models, or a URL is none.
     """
 
     def __init__(self, urls: str | list[str], in_flight: int, timeout: float = 3600, patience: float = 900):
-        self.urls = [url.rstrip("/") for url in ([urls] if isinstance(urls, str) else urls)]
+        self.urls = [with_path(url.rstrip("/")) for url in ([urls] if isinstance(urls, str) else urls)]
         self.in_flight, self.patience = in_flight, patience
         key = os.environ.get("VLLM_API_KEY", "none")
         clients = [openai.OpenAI(base_url=url, api_key=key, timeout=timeout) for url in self.urls]
@@ -112,6 +113,17 @@ class ServerClient:
         """A function that starts a call in the background, as many at a time as the servers have room for."""
         with ThreadPoolExecutor(self.in_flight * len(self.urls)) as pool:
             yield pool.submit
+
+
+def with_path(url: str) -> str:
+    """
+    Raises:
+        ValueError: For a URL that does not say `http` or `https`.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        raise ValueError(f"`server_url: {url}` is no address of a server. Write it like http://localhost:8000/v1.")
+    return url if parts.path else f"{url}/v1"
 
 
 def served(client: openai.OpenAI) -> dict[str, int]:
