@@ -38,6 +38,9 @@ MIXED = re.compile(r"(?<![\w.])(\d+)\s+(\d+)/(\d+)(?![\w.])")
 PROSE = re.compile(r"[A-Za-z]{3,}|[A-Za-z] [A-Za-z]{2}|[\u4e00-\u9fff]")
 WITH_UNIT = re.compile(r"(?P<formula>.*(?:[\d})π]|\\pi))(?P<blank>\s*)(?P<unit>[^\d\s{}()π][^{}()]*)", re.DOTALL)
 
+NOTATIONS = [re.compile(r"[<>≤≥]|\\(?:le|ge|leq|geq|lt|gt)(?![a-z])"), re.compile("matrix")]
+NOTATIONS += [re.compile(r"log(?![a-z_])", re.IGNORECASE), re.compile(r"^[A-Z]\s*\(.*,.*\)$", re.IGNORECASE)]
+
 
 @lru_cache(maxsize=4096)  # the correct answer is parsed once, not once per response
 def formula(text: str) -> Any:
@@ -81,6 +84,30 @@ def same_formula(given: Any, answer: Any) -> bool | None:
     try:
         return verify(answer, given, timeout_seconds=timeout_seconds(), raise_on_error=True)
     except (Exception, TimeoutException):  # the latter is no Exception
+        return None
+
+
+def may_be_same(given: str, answer: str) -> bool:
+    """
+    Whether two texts that are not equal by [`same_formula`] may mean the same: one is a rounded value of the other, has
+    a comma where the other has a point, says an interval by its bounds, a column by its entries, or a point by its
+    name; and whoever writes `log` has a base in mind.
+    """
+    for one, other in ((given, answer), (answer, given)):
+        if any(pattern.search(one) and not pattern.search(other) for pattern in NOTATIONS):
+            return True
+        if re.fullmatch(r"-?\d+,\d{1,2}", one) and one.replace(",", ".") == other:
+            return True
+        if (digits := re.fullmatch(r"-?\d*\.(\d{2,})", one)) and (value := number_of(other)) is not None:
+            return abs(value - float(one)) <= 0.5001 * 10 ** -len(digits[1])
+    return False
+
+
+def number_of(text: str) -> float | None:
+    """The value of a formula, `None` where it has none."""
+    try:
+        return float(formula(text))
+    except (TypeError, ValueError, AttributeError, OverflowError):
         return None
 
 

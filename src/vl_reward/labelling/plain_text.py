@@ -1,6 +1,7 @@
 """Text without its markup: Markdown, LaTeX's text commands, HTML tags and full-width signs say nothing of an answer."""
 
 import re
+import unicodedata
 
 
 # The full-width forms of ASCII, and what else stands for a sign of it.
@@ -30,7 +31,7 @@ BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">", '"': '"', "'": "'", "$": "$"
 
 def without_markup(text: str) -> str:
     """A text as its reader sees it, formulas aside."""
-    text = text.translate(SIGNS).replace("&nbsp;", " ")
+    text = unicodedata.normalize("NFC", text).translate(SIGNS).replace("&nbsp;", " ")
     while (bare := LATEX_TEXT.sub(r"\1", text)) != text:
         text = bare
     text = TAGS.sub("", LATEX_STYLE.sub(" ", text))

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..data.encoding import named_row
 from .final_answer import final_answer, visible
-from .formulas import LONGEST, formula, number_in, same_formula
+from .formulas import LONGEST, formula, may_be_same, number_in, same_formula
 from .option_letters import option_letters
 from .plain_text import comparable, without_markup, without_reason
 from .quantities import Quantity
@@ -36,7 +36,7 @@ def exact(response: str, answer: Any) -> bool | None:
     """
     accepted = accepted_answers(answer)
     if (given := final_answer(response)) is None or not accepted:
-        return False if accepted else None
+        return None if not accepted or told(response, accepted) else False
     return either(same_text(given, one) for one in accepted)
 
 
@@ -70,8 +70,10 @@ def mathematical(response: str, answer: Any) -> bool | None:
         return None
     if (given := final_answer(response)) is None:
         # It may be there, unmarked, where math-verify finds it.
-        found = number_in(visible(response).rpartition("\n")[2])
-        return None if any(same_formula(found, formula(one)) for one in accepted) else False
+        line = visible(response).rpartition("\n")[2]
+        found = number_in(line)
+        there = any(same_formula(found, formula(one)) or same_value(line, one) for one in accepted)
+        return None if there or told(response, accepted) else False
     return either(same_value(given, one) for one in accepted)
 
 
@@ -105,7 +107,7 @@ def same_text(given: str, answer: str) -> bool | None:
     texts = [comparable(given), comparable(without_reason(given)), comparable(without_label(given))]
     texts = [NUMBER_WORDS.get(text, text) for text in texts]
     wanted = NUMBER_WORDS.get(comparable(answer), comparable(answer))
-    if wanted in texts:
+    if wanted in texts or tight(wanted) in map(tight, texts):
         return True
     if wanted in WORDS and (begun := re.match(r"([^\s,.;:!]+)[,.;:!]", texts[0] + ".")) and begun.group(1) in WORDS:
         return begun.group(1) == wanted
@@ -115,9 +117,20 @@ def same_text(given: str, answer: str) -> bool | None:
     return None if holds(texts[1], wanted) or holds(wanted, texts[1]) else False
 
 
+def tight(text: str) -> str:
+    """A text without blanks at signs: `(1, 2)` is `(1,2)`."""
+    return re.sub(r"\s*([^\w\s])\s*", r"\1", text)
+
+
 def holds(text: str, part: str) -> bool:
     """Whether `part` is in `text`, as words of their own."""
     return part != "" and re.search(rf"(?<![a-z0-9]){re.escape(part)}(?![a-z0-9])", text) is not None
+
+
+def told(response: str, accepted: list[str]) -> bool:
+    """Whether the last line has one of the accepted answers in it: without a mark, it may be what is answered."""
+    line = comparable(visible(response).rpartition("\n")[2])
+    return any(holds(line, comparable(one)) for one in accepted)
 
 
 def mentioned(response: str, options: list[frozenset | None]) -> bool:
@@ -139,11 +152,12 @@ def same_value(given: str, answer: str) -> bool | None:
     texts = [NUMBER_WORDS.get(comparable(text), text) for text in (given, answer)]
     quantities = [Quantity.read(text) for text in texts]
     if all(quantities):
-        return quantities[0].equals(quantities[1])
+        equal = quantities[0].equals(quantities[1])
+        return None if equal is False and may_be_same(*texts) else equal
     verdict = same_formula(*map(formula, texts))
     # What is at a number may be a unit that is not known.
     unsure = factorial or any(re.match(r"\d[\d.,]*\s+(?!or\b|and\b)[A-Za-z]|[A-Za-z]+\$", text) for text in texts)
-    return None if verdict is False and unsure else verdict
+    return None if verdict is False and (unsure or may_be_same(*texts)) else verdict
 
 
 def as_written(text: str) -> str:
