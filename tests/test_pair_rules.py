@@ -155,7 +155,8 @@ def test_final_answer(response, answer):
         (verifiers.exact, "Answer: Yes.", "yes", True),
         (verifiers.exact, "Answer: 19", "9", False),
         (verifiers.exact, "9", "9", True),  # nothing but an answer
-        (verifiers.exact, "I see 9.", "9", False),  # no answer is given
+        (verifiers.exact, "I see 8.", "9", False),  # no answer is given
+        (verifiers.exact, "I see 9.", "9", None),  # it may be one
         (verifiers.multiple_choice, "Answer: (B) a cat", "B", True),
         (verifiers.multiple_choice, "Answer: b.", "(B)", True),
         (verifiers.multiple_choice, "Answer: Because", "B", None),
