@@ -19,7 +19,6 @@ import functools
 from dataclasses import dataclass, field
 from typing import Literal
 
-from datasets import Image, List
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 from trl import GRPOConfig, get_peft_config
 
@@ -93,7 +92,6 @@ def main(script_args, training_args, model_args):
     # What could not be trained on stops the run now, and not at the step that meets it.
     preflight = TrainingPreflight(training_args.output_dir)
     (dataset,) = preflight(PromptCheck(processor), train=dataset.split(script_args.dataset_train_split))
-    dataset = dataset.cast_column("images", List(Image()))
 
     ####################
     # Training

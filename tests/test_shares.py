@@ -1,12 +1,13 @@
-"""What has to be known of all rows, and needs their images to be read: each is read by one process, and all know."""
+"""Sets too large to be read by each process, or copied: each image is read by one, and all know what it has to say."""
 
 import json
 import sys
 from types import SimpleNamespace
 
 import pytest
-from datasets import Dataset, Image, List
+from datasets import Dataset, Image, List, concatenate_datasets
 from launches import launcher
+from PIL.PngImagePlugin import PngImageFile
 from test_recipes import run
 
 from vl_reward.data import splits
@@ -119,3 +120,24 @@ def test_shares_follow_each_other_and_cover_all(n, world, monkeypatch):
         shares.append(splits.in_shares(lambda i: i * i, n, "Squares"))
     assert sum(shares, []) == [i * i for i in range(n)]
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_images_come_as_they_are_stored_or_decoded_without_a_copy_of_the_set(data, tmp_path):
+    rows = Dataset.load_from_disk(data).select(range(0, 40, 2))  # with a table of numbers, as what was held out of it
+    before = {path.name: path.stat().st_size for path in data.iterdir()}
+    stored = splits.with_images(rows, decode=False)
+    again = splits.with_images(stored, decode=True)
+    assert {path.name: path.stat().st_size for path in data.iterdir()} == before
+    assert stored.features["images"] == List(Image(decode=False)) and splits.with_images(stored, decode=False) is stored
+    assert rows.features["images"] == again.features["images"] == List(Image())
+    assert len({rows._fingerprint, stored._fingerprint, again._fingerprint}) == 3
+    beside = Dataset.from_dict({"number": range(20)})
+    concatenate_datasets([stored, beside], axis=1).save_to_disk(tmp_path / "beside")
+    kept = [stored, Dataset.load_from_disk(tmp_path / "beside").remove_columns("number"), stored.filter(bool)]
+    expected = rows.cast_column("images", List(Image(decode=False)))
+    assert {path.name for path in data.iterdir()} > {*before}, "`cast_column` copies no longer: call it again"
+    for other in kept:
+        assert other.features == expected.features and list(other) == list(expected)
+    assert isinstance(again[0]["images"][0], PngImageFile) and again[0]["images"] == rows[0]["images"]
+    paths = Dataset.from_dict({"images": [["a.png"]]})
+    assert splits.with_images(paths, decode=False)["images"][:] == [[{"bytes": None, "path": "a.png"}]]

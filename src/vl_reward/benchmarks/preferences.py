@@ -6,7 +6,7 @@ from datasets import Dataset, DatasetDict, Image, List
 
 from ..data.images import as_image_list
 from ..data.messages import split_pair, text_of
-from ..data.splits import split_of
+from ..data.splits import split_of, with_images
 from .report.accuracy import summarize_pairs
 
 
@@ -49,7 +49,7 @@ def load(dataset: Dataset | DatasetDict, split: str = "test") -> list[dict]:
     if not len(dataset):
         raise ValueError("The preferences have no rows, so there is nothing to measure.")
     if dataset.features["images"] == List(Image()):
-        dataset = dataset.cast_column("images", List(Image(decode=False)))
+        dataset = with_images(dataset, decode=False)
     shown = {name: dataset.select_columns(name) for name in ("images", "videos") if name in dataset.column_names}
     rows = []
     for number, row in enumerate(dataset.remove_columns([*shown])):

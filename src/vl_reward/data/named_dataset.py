@@ -21,7 +21,7 @@ from datasets import (
 from ..arguments.dataset_arguments import COLUMNS, check_columns
 from .content_groups import HELD_OUT, contents_of, draw_groups
 from .json_rows import ROLE_OF, as_dataset, located, parse_json_rows, read_or_marked_row, renamed
-from .splits import in_shares
+from .splits import in_shares, with_images
 from .videos.stored_videos import as_text, undecoded_videos, video_as_json
 
 
@@ -251,4 +251,4 @@ def undecoded(rows: Dataset, folder: Path) -> Dataset:
             lambda row: {"images": [located(image, folder) for image in row["images"] or []]}, features=stored
         )
         rows = concatenate_datasets([rows.remove_columns("images"), images], axis=1)
-    return rows.cast_column("images", List(Image(decode=False)))
+    return with_images(rows, decode=False)

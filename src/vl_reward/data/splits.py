@@ -1,11 +1,11 @@
-"""Parts of a dataset: the split that a setting names, and the share of a process."""
+"""Datasets that are too large to be copied: a split, the share of a process, images as they are stored."""
 
 from collections.abc import Callable
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Image, List
 from tqdm import tqdm
 
 
@@ -40,3 +40,18 @@ def in_shares(compute: Callable[[int], Any], n: int, told: str) -> list:
     start, end = (n * (state.process_index + offset) // state.num_processes for offset in (0, 1))
     numbers = tqdm(range(start, end), desc=told, delay=5, disable=not state.is_main_process)
     return gather_object([compute(i) for i in numbers])
+
+
+def with_images(rows: Dataset, decode: bool) -> Dataset:
+    """
+    The same rows, whose `images` come decoded, or as bytes and paths. `cast_column` would write all images of a list to
+    disk once more, on each process, and nothing of them changes.
+    """
+    wanted, feature = List(Image(decode=decode)), rows.features["images"]
+    if feature == wanted:
+        return rows
+    if feature not in (List(Image()), List(Image(decode=False))):
+        return rows.cast_column("images", wanted)  # paths, say
+    rows = rows.select_columns(rows.column_names)  # with an account of columns of its own
+    rows.info.features["images"] = wanted
+    return rows.select_columns(rows.column_names)  # with the same account in the table

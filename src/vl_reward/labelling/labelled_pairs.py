@@ -5,10 +5,11 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from datasets import Dataset, Image, List, concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 
 from ..curation.dataset_card import label_card
 from ..curation.steps.mixture import over_share
+from ..data.splits import with_images
 from .label_folder import LabelFolder
 from .pair_rules import Candidate, Pairs, unusable
 
@@ -130,7 +131,7 @@ class LabelledPairs:
             asked = [name for name in ("id", "prompt", "images", "videos") if name in candidates.column_names]
             rows = candidates.select(prompts).select_columns(asked)
             pairs = Dataset.from_json(str(self.path), cache_dir=str(partial / "cache")).select(kept)
-            columns = [rows.cast_column("images", List(Image())), pairs]
+            columns = [with_images(rows, decode=True), pairs]
             concatenate_datasets(columns, axis=1).save_to_disk(partial / "preferences")
             (partial / "README.md").write_text(label_card(report))
         # Pairs of an earlier rule go, too, where there are none now: they must not be trained on as if they were these.

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
-from datasets import Dataset, Image, List
+from datasets import Dataset
 from transformers import PreTrainedModel, ProcessorMixin
 
 from ..arguments.sampling_parameters import SamplingParameters
 from ..data.encoding import named_row
+from ..data.splits import with_images
 from ..inference.transformers_sampler import ResponseSampler
 
 
@@ -46,7 +47,7 @@ class GreedyAccuracy:
             with named_row(f"prompt {number}"):
                 if is_correct("", answer) is None:
                     raise ValueError(f"its answer is {answer!r}: there is nothing to compare with. Leave it out.")
-        self.prompts = prompts.cast_column("images", List(Image(decode=False)))  # the sampler decodes batch by batch
+        self.prompts = with_images(prompts, decode=False)  # the sampler decodes batch by batch
 
     def __call__(self, policy: PreTrainedModel) -> dict[str, float]:
         """

@@ -7,6 +7,7 @@ from datasets import Dataset
 from peft import PeftModel
 from trl import GRPOConfig, GRPOTrainer
 
+from ..data.splits import with_images
 from .guards import TrainerGuards
 from .trl_corrections import gathered
 
@@ -34,6 +35,8 @@ class VisionGRPOTrainer(TrainerGuards, GRPOTrainer):
 
     def __init__(self, model, args: GRPOConfig, **kwargs):
         args.log_multimodal = False
+        if isinstance(kwargs.get("train_dataset"), Dataset) and "images" in kwargs["train_dataset"].column_names:
+            kwargs["train_dataset"] = with_images(kwargs["train_dataset"], decode=True)
         super().__init__(model=model, args=args, **kwargs)
         if isinstance(self.train_dataset, Dataset):
             check_batches(len(self.train_dataset), args)

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from datasets import Image, List
 from peft import PeftModel
 from transformers import ProcessorMixin
 from trl import DPOConfig, DPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 
 from ..data.collators import DataCollatorForMPO
+from ..data.splits import with_images
 from ..inference.fingerprints import model_fingerprint
 from ..prefix_sharing.token_log_probs import add_token_log_probs
 from .guards import TrainerGuards, check_finite, check_reference_is_policy
@@ -119,7 +119,7 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
             model=model,
             ref_model=ref_model,
             args=args,
-            train_dataset=train_dataset.cast_column("images", List(Image(decode=False))),
+            train_dataset=with_images(train_dataset, decode=False),
             processing_class=processing_class,
             **kwargs,
         )
@@ -149,7 +149,7 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
         )
         self.train_dataset = add_log_probs(self.train_dataset)
         if self.eval_dataset is not None and self.evaluate_policy is None:
-            self.eval_dataset = add_log_probs(self.eval_dataset.cast_column("images", List(Image(decode=False))))
+            self.eval_dataset = add_log_probs(with_images(self.eval_dataset, decode=False))
         if self.ref_model in self.accelerator._models:  # else it would stay until Python looks for cycles in training
             self.accelerator._models.remove(self.ref_model)
         self.ref_model = None

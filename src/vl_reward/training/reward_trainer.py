@@ -6,6 +6,7 @@ from transformers import EvalPrediction, ProcessorMixin
 from trl import RewardConfig, RewardTrainer
 
 from ..data.collators import DataCollatorForVisionReward
+from ..data.splits import with_images
 from .guards import TrainerGuards
 
 
@@ -80,6 +81,8 @@ class VisionRewardTrainer(TrainerGuards, RewardTrainer):
                 "Rename them, or add `images` as empty lists for rows of text."
             )
         # Bytes are decoded by the collator, which can name the row of a broken file.
+        if isinstance(dataset, Dataset):
+            return with_images(dataset, decode=False)
         return dataset.cast_column("images", List(Image(decode=False)))
 
     def _set_signature_columns_if_needed(self):

@@ -6,7 +6,7 @@ from datasets import Dataset, DatasetDict, Image, List
 
 from ...data.encoding import load_images, named_row
 from ...data.messages import split_pair, text_of
-from ...data.splits import split_of
+from ...data.splits import split_of, with_images
 from ..benchmark_images import BenchmarkImages
 from ..contamination import ContentIndex, RowContent
 
@@ -48,7 +48,7 @@ class TrainingOverlap:
         self.images_not_read = 0
         dataset = split_of(dataset, split, "dataset_train_split")
         if dataset.features.get("images") == List(Image()):
-            dataset = dataset.cast_column("images", List(Image(decode=False)))
+            dataset = with_images(dataset, decode=False)
         self.training = ContentIndex(content_of(row) for row in dataset)
 
     def reason(self, row: dict) -> str | None:
