@@ -225,6 +225,14 @@ def test_without_a_checkpoint_training_begins_and_says_so(make_trainer, caplog):
     assert trainer.state.global_step == 1
 
 
+def test_a_resumed_run_logs_what_one_that_was_not_stopped_does(make_trainer, tmp_path):
+    whole, resumed = make_trainer(logging_steps=1), make_trainer(logging_steps=1)
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-3"))
+    last, again = (trainer.state.log_history[-2] for trainer in (whole, resumed))
+    assert last["step"] == 4 and last["num_tokens"] > 4 * 100 and again == last
+
+
 def test_a_run_with_other_batches_or_rows_is_not_resumed(make_trainer, tmp_path):
     make_trainer(max_steps=1).train()
     checkpoint = str(tmp_path / "out/checkpoint-1")

@@ -1,5 +1,6 @@
 """What both trainers of this project refuse to do silently."""
 
+import json
 import logging
 import math
 import os
@@ -98,6 +99,17 @@ class TrainerGuards(Trainer):
             output_dir = self._get_output_dir(trial)
             mark_complete(Path(output_dir, f"checkpoint-{self.state.global_step}"), self.resume_settings)
             rotate_checkpoints(output_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    # TRL 1.16 counts `num_tokens` from 0 after a resume.
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            Path(output_dir, "num_tokens.json").write_text(json.dumps(self._total_train_tokens))
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._total_train_tokens = json.loads(Path(checkpoint, "num_tokens.json").read_text())
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
