@@ -1,6 +1,7 @@
 """What PEFT trained: kept as an adapter, and merged into its base as a plain model."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -9,6 +10,9 @@ from safetensors.torch import load_file, safe_open
 from transformers import PreTrainedModel, Trainer
 
 from ..models.whole_weights import whole_weights
+
+
+PATIENCE = timedelta(days=1)  # of the others, if the launcher does not end them when the process that merges dies
 
 
 class MergedAdapter:
@@ -39,8 +43,16 @@ class MergedAdapter:
         folder = Path(self.trainer.args.output_dir)
         self.trainer.save_model(str(folder / "adapter"))
         self.trainer.accelerator.wait_for_everyone()
-        if not self.trainer.accelerator.is_main_process:
-            return
+        if self.trainer.accelerator.num_processes == 1:
+            return self._merge(folder)
+        # Not in a collective, which ends the run after `ddp_timeout`: a slow disk may take longer for 7B, three times.
+        store = torch.distributed.group.WORLD.get_group_store()
+        if self.trainer.accelerator.is_main_process:
+            self._merge(folder)
+            store.set(f"merged {folder}", "")
+        store.wait([f"merged {folder}"], PATIENCE)
+
+    def _merge(self, folder: Path) -> None:
         with whole_weights(), torch.no_grad():
             adapted = PeftModel.from_pretrained(self.load_base(), folder / "adapter")
             check_equal(
