@@ -1,6 +1,6 @@
 """
 Preference pairs for prompts without an answer (Dropout-NTP, MPO section 3): the policy's own response against its first
-half, continued without the image.
+half, continued without its images and videos.
 
 The embedded world, on a CPU:
 
@@ -55,8 +55,8 @@ def beginning(response, fraction):
     return "".join(words[: int(len(words) * fraction)]).rstrip()
 
 
-def without_images(prompt):
-    """A prompt's messages as text alone."""
+def as_text(prompt):
+    """A prompt's messages without the places of its images and videos."""
     return [
         {**message, "content": [part for part in message["content"] if part["type"] == "text"]}
         if isinstance(message["content"], list)
@@ -85,22 +85,24 @@ def main(script_args, sampling, model_args):
     ####################
     # Dataset
     ####################
-    dataset = NamedDataset(script_args.dataset_name, columns=script_args.columns, images_only=True)
+    dataset = NamedDataset(script_args.dataset_name, columns=script_args.columns)
     candidates, output_dir = dataset.split(script_args.dataset_train_split), Path(script_args.output_dir)
     if "finish_reasons" not in candidates.column_names:
         state.print("The candidates have no `finish_reasons`: every response counts as finished.")
     check = ResponsesCheck(processor, empty_ones=True)
     checked = UsableRows(candidates, check, output_dir, script_args.max_refused)
     candidates, fraction, chosen = checked.rows, script_args.kept_fraction, []
-    for row in candidates.remove_columns("images"):
+    shown = [name for name in ("images", "videos") if name in candidates.column_names]
+    for row in candidates.remove_columns(shown):
         # Edit here: which response is the chosen one.
         ends = row.get("finish_reasons") or ["stop"] * len(row["responses"])
         finished = [text for text, end in zip(row["responses"], ends, strict=True) if end == "stop"]
         chosen.append(next((text for text in finished if beginning(text, fraction)), None))
-    usable = [i for i, images in enumerate(candidates["images"]) if images and chosen[i] is not None]
+    seen = [any(row.values()) for row in candidates.select_columns(shown)]
+    usable = [i for i, text in enumerate(chosen) if seen[i] and text is not None]
     begun = [beginning(chosen[i], fraction) for i in usable]
     prompts = [
-        {"prompt": [*without_images(candidates[i]["prompt"]), {"role": "assistant", "content": text}], "images": []}
+        {"prompt": [*as_text(candidates[i]["prompt"]), {"role": "assistant", "content": text}], "images": []}
         for i, text in zip(usable, begun, strict=True)
     ]
 
@@ -119,12 +121,12 @@ def main(script_args, sampling, model_args):
     ####################
     # Save
     ####################
-    counts = Counter({"no image, or no finished response": len(candidates) - len(usable)})
+    counts = Counter({"no image or video, or no finished response": len(candidates) - len(usable)})
     rows, columns = [], {"chosen": [], "rejected": []}
     for i, text, sample in zip(usable, begun, store.read(), strict=True):
         rejected = text + sample["responses"][0]
         if sample["finish_reasons"][0] != "stop" or rejected == chosen[i]:
-            counts["the continuation is cut off" if rejected != chosen[i] else "the same without the image"] += 1
+            counts["the continuation is cut off" if rejected != chosen[i] else "the same without the images"] += 1
             continue
         counts["pairs"] += 1
         rows.append(i)
@@ -136,8 +138,8 @@ def main(script_args, sampling, model_args):
     (output_dir / "negatives.json").write_text(json.dumps(report, indent=2))
     print(json.dumps(report, indent=2))
     if not rows:
-        raise ValueError("No prompt gave a pair: without the image the policy says the same, or does not finish.")
-    pairs = candidates.select(rows).select_columns(["id", "prompt", "images"]).cast_column("images", List(Image()))
+        raise ValueError("No prompt gave a pair: without its images the policy says the same, or does not finish.")
+    pairs = candidates.select(rows).select_columns(["id", "prompt", *shown]).cast_column("images", List(Image()))
     for side, responses in columns.items():
         pairs = pairs.add_column(side, responses)
     pairs.save_to_disk(output_dir / "preferences")

@@ -198,7 +198,8 @@ def test_dropout_negatives(folder, candidates):
     out = folder / "outputs/tiny/dropout_negatives"
     pairs, report = load_from_disk(out / "preferences"), json.loads((out / "negatives.json").read_text())
     sampled = {row["id"]: row for row in load_from_disk(folder / "outputs/tiny/sample_responses/candidates")}
-    reasons = ("no image, or no finished response", "the continuation is cut off", "the same without the image")
+    reasons = ("no image or video, or no finished response", "the continuation is cut off")
+    reasons += ("the same without the images",)
     assert report["pairs"] == len(pairs) > 0
     assert sum(report.get(reason, 0) for reason in reasons) + len(pairs) == report["prompts"] == len(sampled)
     for row in pairs:

@@ -13,7 +13,14 @@ from test_reward_trainer import losses, reward_config
 from transformers import AutoModelForImageTextToText, AutoModelForSequenceClassification, AutoProcessor
 from video_files import frames, write_video
 
-from vl_reward import MPOTrainer, RewardScorer, VisionRewardTrainer, share_prefixes
+from vl_reward import (
+    MPOTrainer,
+    ResponseSampler,
+    RewardScorer,
+    SamplingParameters,
+    VisionRewardTrainer,
+    share_prefixes,
+)
 from vl_reward.curation.audit import CurationAudit
 from vl_reward.curation.conversion import convert
 from vl_reward.curation.inspection import PairInspection
@@ -321,17 +328,51 @@ def test_videos_go_through_all_recipes_that_read_them(trained, folder, tmp_path)
     assert len(open(tmp_path / "judged/votes.jsonl").readlines()) == 2
 
 
-@pytest.mark.parametrize("name", ["grpo", "dropout_negatives"])
-def test_recipes_that_do_not_read_videos_refuse_them(folder, tmp_path, name, trained):
-    rows = folder / "prompts.jsonl"
-    if name == "dropout_negatives":
-        asked = [json.loads(line) | {"responses": ["The dark one."]} for line in open(rows)]
-        rows = lines(folder / "candidates.jsonl", asked)
-    reward = ["--reward_model", trained] if name == "grpo" else []
+def test_own_video_pairs_are_measured_by_subset(trained, folder, tmp_path):
+    """What VideoRewardBench counts: the share of pairs whose chosen response scores higher, of all and by `source`."""
+    rows = [json.loads(line) for line in open(folder / "pairs.jsonl")]
+    rows = [row | {"source": ("reasoning", "safety")[i % 3 == 0]} for i, row in enumerate(rows) if row.get("videos")]
+    given = ["--dataset_name", lines(folder / "by_subset.jsonl", rows), "--dataset_test_split", "train"]
+    run_recipe("evaluate_reward", "--model_name_or_path", trained, *given, "--output_dir", tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    scores = [json.loads(line)["scores"] for line in open(tmp_path / "scores.jsonl")]
+    for name in ("reasoning", "safety"):
+        found = [pair for row, pair in zip(rows, scores, strict=True) if row["source"] == name]
+        right = [(chosen > rejected) + 0.5 * (chosen == rejected) for chosen, rejected in found]
+        assert results["subsets"][name]["n"] == len(right) > 0
+        assert results["subsets"][name]["accuracy"] == pytest.approx(sum(right) / len(right))
+    assert results["n"] == len(rows) == 12
+
+
+def test_grpo_does_not_read_videos_and_refuses_them(folder, tmp_path, trained):
+    given = ["--model_name_or_path", POLICY, "--dataset_name", folder / "prompts.jsonl", "--output_dir", tmp_path]
     with pytest.raises(ValueError, match="has videos in 5 of 7 rows, and this step reads images alone"):
-        run_recipe(name, "--model_name_or_path", POLICY, "--dataset_name", rows, "--output_dir", tmp_path, *reward)
+        run_recipe("grpo", *given, "--reward_model", trained)
     with pytest.raises(ValueError, match="`video_fps: 1.0` has no effect: .* does not read it"):
-        run_recipe(name, "--model_name_or_path", POLICY, "--dataset_name", rows, "--video_fps", 1)
+        run_recipe("grpo", *given, "--video_fps", 1)
+
+
+def test_dropout_continues_responses_without_their_videos(folder, tmp_path):
+    response, videos = "I see 4 and 5. Answer: 9", NamedDataset(str(folder / "prompts.jsonl")).split("train")["videos"]
+    asked = [json.loads(line) | {"responses": [response]} for line in open(folder / "prompts.jsonl")]
+    rows = [row | {"id": str(number)} for number, row in enumerate(asked)]
+    greedy = ["--temperature", 0, "--max_new_tokens", 24, "--kept_fraction", 0.3, "--output_dir", tmp_path / "out"]
+    candidates = ["--dataset_name", lines(tmp_path / "candidates.jsonl", rows)]
+    shutil.copytree(folder / "clip", tmp_path / "clip"), shutil.copy(folder / "a.mp4", tmp_path)
+    run_recipe("dropout_negatives", "--model_name_or_path", POLICY, *candidates, *greedy)
+    report, pairs = (
+        json.loads((tmp_path / "out/negatives.json").read_text()),
+        load_from_disk(tmp_path / "out/preferences"),
+    )
+    assert report["no image or video, or no finished response"] == 1 and report["prompts"] == 7  # one is text alone
+    model, processor = AutoModelForImageTextToText.from_pretrained(POLICY), AutoProcessor.from_pretrained(POLICY)
+    sampler = ResponseSampler(model, processor, SamplingParameters(temperature=0.0, max_new_tokens=24))
+    assert sum(len(row) > 0 for row in pairs["videos"]) >= 3
+    for row in pairs:
+        turns = [{"role": "user", "content": asked[int(row["id"])]["prompt"].replace("<video>", "")}]
+        ((alone,),), _ = sampler([[*turns, {"role": "assistant", "content": "I see"}]], [[]])
+        assert len(row["videos"]) == len(videos[int(row["id"])]) and row["chosen"][0]["content"] == response
+        assert row["rejected"][0]["content"] == "I see" + alone
 
 
 def test_a_broken_video_stops_training_before_its_first_step(folder, tmp_path):
