@@ -1,5 +1,6 @@
 """Samples of a real vLLM against those of transformers: its offline engine, and its server."""
 
+import copy
 import itertools
 from collections import Counter
 
@@ -8,10 +9,14 @@ import torch
 from scipy.stats import chi2
 from servers import ENGINE, PATIENCE
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from video_files import frames, write_video
+from vllm import SamplingParams as EngineParameters
 
 from vl_reward import ResponseSampler, SamplingParameters
+from vl_reward.data.encoding import render_prompts, tokenize
+from vl_reward.data.videos.frame_limits import FrameLimits
 from vl_reward.inference.server_sampler import ServerSampler
-from vl_reward.inference.vllm_sampler import VLLMSampler
+from vl_reward.inference.vllm_sampler import VLLMSampler, as_request
 from vl_reward.labelling.verifiers import final_answer
 from vl_reward.tiny.digits import compose, compose_text
 
@@ -74,6 +79,46 @@ def test_greedy_responses_are_those_of_transformers(sampler, model, trained_proc
     responses, reasons = sampler(GREEDY)(prompts, images)
     assert (responses, reasons) == expected
     assert {reason for row in reasons for reason in row} == {"stop", "length"}
+
+
+def video_rows(folder):
+    """Videos of several lengths, sizes and rates, in a file or as frames, alone, twice, and beside an image."""
+    clips = [write_video(folder / "a.mp4", frames(24)), write_video(folder / "b.mp4", frames(9, (64, 128)), fps=3)]
+    clips.append({"frames": frames(5), "fps": 1.5})
+    long = write_video(folder / "long.mp4", frames(96))
+    rows = list(itertools.islice(compose("test", 3), 4))
+    shown = [[], [clips[0]], [clips[1], clips[0]], [clips[2], clips[2]], [clips[1], clips[1]], [clips[2]], [long]]
+    images = [rows[0]["images"], [], [], rows[1]["images"], [], rows[2]["images"], []]
+    return [[{"role": "user", "content": f"Which is larger? {i}"}] for i in range(7)], images, shown
+
+
+@pytest.mark.parametrize("limits", [{"fps": 2.0, "max_frames": 64}, {"fps": 1.1, "max_frames": 4}])
+def test_videos_are_seen_as_transformers_sees_them(engine, model, trained_processor, tmp_path, monkeypatch, limits):
+    """The tokens of every prompt, the log-probability of each, which time decides, too, and greedy responses."""
+    processor = copy.deepcopy(trained_processor)
+    FrameLimits.keep(processor, **limits)
+    prompts, images, videos = video_rows(tmp_path)
+    rendered = render_prompts(processor, prompts, images, [f"prompt {i}" for i in range(7)], videos)
+    asked = EngineParameters(max_tokens=1, prompt_logprobs=0)
+    answers = engine.generate([as_request(*row) for row in zip(*rendered, strict=True)], asked)
+    worst = []
+    for answer, text, *shown in zip(answers, *rendered, strict=True):
+        inputs = tokenize(processor, [text], *([one] for one in shown), padding_side="left")
+        tokens = inputs["input_ids"][0]
+        assert answer.prompt_token_ids == tokens.tolist()
+        with torch.no_grad():
+            here = model(**inputs).logits[0, :-1].log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
+        found = zip(answer.prompt_logprobs[1:], tokens[1:].tolist(), strict=True)
+        worst.append((torch.tensor([known[token].logprob for known, token in found]) - here).abs().max().item())
+    assert max(worst[:6]) < 1e-3 < 0.1 < worst[6]  # the last has more places in time than its frames in size
+
+    monkeypatch.setattr("vllm.LLM", lambda **arguments: engine)
+    sampler = VLLMSampler("unused", processor, GREEDY, dtype="float32")
+    responses, reasons = sampler(prompts, images, videos=videos)
+    expected = ResponseSampler(model, processor, GREEDY)(prompts[:6], images[:6], videos=videos[:6])
+    assert (responses[:6], reasons[:6]) == expected
+    assert responses[6] == [] and "vLLM would put the text after it elsewhere than training does" in reasons[6][0]
+    assert sampler(prompts[6:], images[6:], videos=videos[6:]) == (responses[6:], reasons[6:])
 
 
 @pytest.mark.parametrize("sampler", ENGINES, indirect=True)

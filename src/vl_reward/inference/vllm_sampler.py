@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import uuid
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -11,8 +12,14 @@ from transformers import ProcessorMixin
 
 from ..arguments.sampling_parameters import SamplingParameters
 from ..data.encoding import render_prompts, tokenize
+from ..data.videos.video import Video
+from ..data.videos.video_tokens import grid_of
 from .fingerprints import settings_fingerprint
 from .response_scorer import refuse_videos
+
+
+# The frames come as this project chose and scaled them; transformers' processor would do both again.
+AS_GIVEN = {"do_resize": False, "do_sample_frames": False, "cap_pixels_per_frame": False}
 
 
 class VLLMSampler:
@@ -21,8 +28,9 @@ class VLLMSampler:
     each with its own prompts. The call, and what it returns, are those of [`ResponseSampler`].
 
     vLLM gets prompts as text that the processor's chat template rendered, the one of training and scoring, and puts the
-    visual tokens in itself: the tokens of the first prompt of each call are compared with those that training and
-    scoring see, before the others are answered. The seeds of the prompts are drawn from torch's, so `set_seed` decides
+    visual tokens in itself: the tokens of the first prompt of each call, and of the first with a video, are compared
+    with those that training and scoring see, before the others are answered. A video goes there as the frames that
+    training sees, with their times. The seeds of the prompts are drawn from torch's, so `set_seed` decides
     the samples as far as vLLM is deterministic.
 
     Args:
@@ -102,32 +110,78 @@ class VLLMSampler:
         names: list[str] | None = None,
         videos: list[list] | None = None,
     ) -> tuple[list, list]:
-        """Arguments and result are those of [`ResponseSampler`]. A prompt with a video is refused."""
+        """
+        Arguments and result are those of [`ResponseSampler`]. A prompt with a video that vLLM would place otherwise in
+        time has no responses, and the reason in the place of its finish reasons.
+        """
         from vllm import SamplingParams
 
         if not prompts:
             return [], []
         names = names or [f"prompt {i}" for i in range(len(prompts))]
-        refuse_videos(names, videos, "vLLM")
-        texts, images, none = render_prompts(self.processor, prompts, images, names)
-        requests = [
-            {"prompt": text, **({"multi_modal_data": {"image": row_images}} if row_images else {})}
-            for text, row_images in zip(texts, images, strict=True)
-        ]
-        here = tokenize(self.processor, texts[:1], images[:1], none[:1], padding_side="left")["input_ids"][0].tolist()
-        (first,) = self.llm.generate(requests[:1], SamplingParams(max_tokens=1), use_tqdm=False)
-        if (there := list(first.prompt_token_ids)) != here:
-            raise ValueError(
-                f"{names[0]} has {len(there)} tokens in vLLM and {len(here)} in training and scoring, or others, so "
-                f"the policy would be asked something else than what is scored. Is the processor that of {self.model}?"
-            )
+        if "second_per_grid_ts" not in self.processor.model_input_names:
+            # vLLM 0.30 fails on Qwen3-VL's videos: it calls transformers' processor with their text and without them.
+            refuse_videos(names, videos, "vLLM")
+        texts, images, videos = render_prompts(self.processor, prompts, images, names, videos)
+        refused = [next(filter(None, map(self._refusal, row)), None) for row in videos]
+        asked = [i for i, reason in enumerate(refused) if reason is None]
+        requests = {i: as_request(texts[i], images[i], videos[i]) for i in asked}
+        for i in {*asked[:1], *[i for i in asked if videos[i]][:1]}:
+            self._compare_tokens(names[i], requests[i], texts[i], images[i], videos[i])
         seeds = torch.randint(2**31, (len(prompts),)).tolist()
         # vLLM has one answer to a prompt where nothing is drawn.
         n = num_generations if self.parameters["temperature"] > 0 else 1
-        outputs = self.llm.generate(requests, [SamplingParams(n=n, seed=seed, **self.parameters) for seed in seeds])
-        copies = num_generations // n
-        responses = [[completion.text for completion in output.outputs] * copies for output in outputs]
-        return responses, [[one.finish_reason for one in output.outputs] * copies for output in outputs]
+        parameters = [SamplingParams(n=n, seed=seeds[i], **self.parameters) for i in asked]
+        outputs = dict(zip(asked, self.llm.generate([*requests.values()], parameters), strict=True))
+        responses, finish_reasons, copies = [], [], num_generations // n
+        for i, reason in enumerate(refused):
+            given = [] if reason else outputs[i].outputs * copies
+            responses.append([one.text for one in given])
+            finish_reasons.append([one.finish_reason for one in given] or [reason])
+        return responses, finish_reasons
+
+    def _refusal(self, video: Video) -> str | None:
+        """Why a video cannot be asked about: transformers goes on after its frames' size, vLLM after its time, too."""
+        frames, *size = grid_of(self.processor, video.sampling)
+        seconds = self.processor.video_processor.temporal_patch_size / video.sampling.metadata.sampled_fps
+        steps = int((frames - 1) * seconds * self.llm.model_config.hf_config.vision_config.tokens_per_second)
+        size = max(size) // self.processor.video_processor.merge_size
+        if steps < size:
+            return None
+        return (
+            f"a video is {steps + 1} places long in time and {size} in size: vLLM would put the text after it elsewhere"
+            " than training does. Lower `video_max_frames`, raise `video_max_pixels`, or set `engine: transformers`."
+        )
+
+    def _compare_tokens(self, name: str, request: dict, text: str, images: list, videos: list[Video]) -> None:
+        from vllm import SamplingParams
+
+        here = tokenize(self.processor, [text], [images], [videos], padding_side="left")["input_ids"][0].tolist()
+        (first,) = self.llm.generate([request], SamplingParams(max_tokens=1), use_tqdm=False)
+        if (there := list(first.prompt_token_ids)) != here:
+            raise ValueError(
+                f"{name} has {len(there)} tokens in vLLM and {len(here)} in training and scoring, or others, so "
+                f"the policy would be asked something else than what is scored. Is the processor that of {self.model}?"
+            )
+
+
+def as_request(text: str, images: list, videos: list[Video]) -> dict:
+    """A prompt as vLLM takes it."""
+    shown = {"image": images} if images else {}
+    if not videos:
+        return {"prompt": text, **({"multi_modal_data": shown} if shown else {})}
+    times = [asdict(video.sampling.metadata) for video in videos]
+    return {
+        "prompt": text,
+        "multi_modal_data": {
+            **shown,
+            "video": [(video.frames, time) for video, time in zip(videos, times, strict=True)],
+        },
+        "mm_processor_kwargs": {"videos_kwargs": {**AS_GIVEN, "video_metadata": times}},
+        # vLLM processes only those that its cache does not hold, and would give them the times of others. So each
+        # prompt's videos have names of their own.
+        "multi_modal_uuids": {"video": [uuid.uuid4().hex for _ in videos]},
+    }
 
 
 def check_engine_kwargs(given: dict, known: set[str], taken: set[str]) -> None:
