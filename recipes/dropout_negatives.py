@@ -43,10 +43,11 @@ class DropoutArguments(DatasetArguments):
         default="outputs/dropout_negatives", metadata={"help": "The folder that the pairs are written to."}
     )
     kept_fraction: float = field(
-        default=0.5, metadata={"help": "This fraction of a response's words is kept. MPO: 0.25, 0.75 are worse."}
+        default=0.5,
+        metadata={"help": "The fraction of a response's words that is kept. In MPO 0.25 and 0.75 are worse."},
     )
     shard_size: int = field(default=256, metadata={"help": "A stop loses the work on this many prompts at most."})
-    seed: int = field(default=0, metadata={"help": "The seed of the first shard; each shard adds its number."})
+    seed: int = field(default=0, metadata={"help": "The random seed. Shard i uses seed + i."})
 
 
 def beginning(response, fraction):

@@ -46,14 +46,14 @@ BENCHMARKS = {module.__name__.split(".")[-1]: module for module in MODULES}
 class JudgeArguments(DatasetArguments):
     output_dir: str = field(default="outputs/evaluate_judge", metadata={"help": "Results are written here."})
     benchmark: str | None = field(
-        default=None, metadata={"help": "This benchmark is judged.", "choices": [None, *BENCHMARKS]}
+        default=None, metadata={"help": "The benchmark to judge.", "choices": [None, *BENCHMARKS]}
     )
-    data_files: str | None = field(default=None, metadata={"help": "The benchmark's file; without it, its hub id."})
-    image_folder: str | None = field(default=None, metadata={"help": "Image paths begin here, not beside the file."})
-    max_rows: int | None = field(default=None, metadata={"help": "Only this many rows, the first, are judged."})
-    votes_per_order: int = field(default=1, metadata={"help": "A pair is judged this often in each of its orders."})
+    data_files: str | None = field(default=None, metadata={"help": "The benchmark's file. Default: from the hub."})
+    image_folder: str | None = field(default=None, metadata={"help": "The folder of image paths. Default: the file's."})
+    max_rows: int | None = field(default=None, metadata={"help": "The first so many rows are judged. Default: all."})
+    votes_per_order: int = field(default=1, metadata={"help": "How often a pair is judged in each of its two orders."})
     shard_size: int = field(default=64, metadata={"help": "A stop loses the work on this many rows at most."})
-    seed: int = field(default=0, metadata={"help": "The seed of the first shard; each shard adds its number."})
+    seed: int = field(default=0, metadata={"help": "The random seed. Shard i uses seed + i."})
 
 
 def main(script_args, sampling, model_args):

@@ -46,13 +46,13 @@ INPUTS = ("model_name_or_path", "reward_model", "dataset_name")
 
 @dataclass
 class PolicyEvaluationArguments(DatasetArguments):
-    reward_model: str | None = field(default=None, metadata={"help": "This reward model chooses the best of N."})
+    reward_model: str | None = field(default=None, metadata={"help": "The reward model that chooses the best of N."})
     output_dir: str = field(default="outputs/evaluate_policy", metadata={"help": "Results are written here."})
     verifier: str = field(
         default="exact",
-        metadata={"help": "It compares responses with the column `answer`.", "choices": [*verifiers.VERIFIERS]},
+        metadata={"help": "What compares a response with the column `answer`.", "choices": [*verifiers.VERIFIERS]},
     )
-    num_generations: int = field(default=8, metadata={"help": "N; with 0, nothing is sampled."})
+    num_generations: int = field(default=8, metadata={"help": "N, the samples of a prompt. 0: greedy alone."})
     seed: int = field(default=0, metadata={"help": "The seed of the N samples."})
 
 

@@ -52,14 +52,14 @@ BENCHMARKS = {module.__name__.split(".")[-1]: module for module in MODULES}
 class RewardEvaluationArguments(DatasetArguments):
     output_dir: str = field(default="outputs/evaluate_reward", metadata={"help": "Results are written here."})
     benchmark: str | None = field(
-        default=None, metadata={"help": "This benchmark is measured.", "choices": [None, *BENCHMARKS]}
+        default=None, metadata={"help": "The benchmark to measure on.", "choices": [None, *BENCHMARKS]}
     )
-    data_files: str | None = field(default=None, metadata={"help": "The benchmark's file; without it, its hub id."})
-    image_folder: str | None = field(default=None, metadata={"help": "Image paths begin here, not beside the file."})
-    frames_as_images: bool = field(default=False, metadata={"help": "A benchmark's video is read as single images."})
-    scores_file: str | None = field(default=None, metadata={"help": "These are the rows' scores: no model runs."})
-    training_dataset: str | None = field(default=None, metadata={"help": "Results are given without its rows, too."})
-    max_hamming_distance: int = field(default=6, metadata={"help": "Hashes of one image may differ in so many bits."})
+    data_files: str | None = field(default=None, metadata={"help": "The benchmark's file. Default: from the hub."})
+    image_folder: str | None = field(default=None, metadata={"help": "The folder of image paths. Default: the file's."})
+    frames_as_images: bool = field(default=False, metadata={"help": "Whether a video's frames are read as images."})
+    scores_file: str | None = field(default=None, metadata={"help": "The rows' scores. No model runs then."})
+    training_dataset: str | None = field(default=None, metadata={"help": "Results without its rows are given, too."})
+    max_hamming_distance: int = field(default=6, metadata={"help": "The most bits in which one image's hashes differ."})
 
 
 def main(script_args, model_args):

@@ -39,18 +39,18 @@ INPUTS = ("model_name_or_path",)
 
 @dataclass
 class ExportArguments:
-    model_name_or_path: str | None = field(default=None, metadata={"help": "This reward model is exported."})
+    model_name_or_path: str | None = field(default=None, metadata={"help": "The reward model to export."})
     model_revision: str = field(default="main", metadata={"help": "Its revision on the hub."})
-    format: Format = field(default="vllm", metadata={"help": "It is written in this layout."})
-    output_dir: str = field(default="outputs/export_reward", metadata={"help": "It is written to this folder."})
+    format: Format = field(default="vllm", metadata={"help": "The layout that it is written in."})
+    output_dir: str = field(default="outputs/export_reward", metadata={"help": "The folder that it is written to."})
     dtype: str | None = field(
-        default=None, metadata={"help": "The probes are scored in this dtype, that of the weights by default."}
+        default=None, metadata={"help": "The dtype that the probes are scored in. Default: that of the weights."}
     )
-    datasets: list[str] = field(default_factory=list, metadata={"help": "The card says that these trained it."})
+    datasets: list[str] = field(default_factory=list, metadata={"help": "Training sets that the model card names."})
     results: list[str] = field(
-        default_factory=list, metadata={"help": "The card has the numbers of these folders of evaluate_reward.py."}
+        default_factory=list, metadata={"help": "Folders of evaluate_reward.py whose numbers the model card shows."}
     )
-    push_to_hub: bool = field(default=False, metadata={"help": "The folder is uploaded as `hub_model_id`."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Whether the folder is uploaded, as `hub_model_id`."})
     hub_model_id: str | None = field(default=None, metadata={"help": "The model's name on the hub, `owner/name`."})
 
     def __post_init__(self):

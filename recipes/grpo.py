@@ -38,11 +38,14 @@ INPUTS = ("model_name_or_path", "reward_model", "dataset_name")
 
 @dataclass
 class GRPOArguments(DatasetArguments):
-    reward_model: str | None = field(default=None, metadata={"help": "This reward model scores the samples."})
+    reward_model: str | None = field(default=None, metadata={"help": "The reward model that scores the samples."})
     engine: Literal["transformers", "server"] = field(
-        default="transformers", metadata={"help": "It runs here, beside the policy, or on vLLM servers."}
+        default="transformers",
+        metadata={"help": "Where the reward model runs: `transformers` is here, `server` vLLM servers."},
     )
-    server_url: list[str] = field(default_factory=lambda: [SERVER_URL], metadata={"help": "The servers listen here."})
+    server_url: list[str] = field(
+        default_factory=lambda: [SERVER_URL], metadata={"help": "The addresses of the vLLM servers."}
+    )
 
 
 def freeze(model, model_args):

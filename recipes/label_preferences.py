@@ -43,20 +43,20 @@ class LabelArguments(DatasetArguments):
     )
     rules: list[str] = field(
         default_factory=lambda: ["best_vs_worst"],
-        metadata={"help": f"These rules make the pairs, any of {', '.join(pair_rules.RULES)}."},
+        metadata={"help": f"The rules that make the pairs: any of {', '.join(pair_rules.RULES)}."},
     )
     verifier: str = field(
         default="exact",
-        metadata={"help": "It compares responses with the column `answer`.", "choices": [*verifiers.VERIFIERS]},
+        metadata={"help": "What compares a response with the column `answer`.", "choices": [*verifiers.VERIFIERS]},
     )
     min_score_margin: float = field(
-        default=1.0, metadata={"help": "The better response scores above the worse one by at least this much."}
+        default=1.0, metadata={"help": "The least difference between the scores of a pair's two responses."}
     )
-    max_pairs: int = field(default=1, metadata={"help": "Each rule makes at most this many pairs of a prompt."})
+    max_pairs: int = field(default=1, metadata={"help": "The most pairs that each rule makes of a prompt."})
     max_chosen_shorter_fraction: float = field(
-        default=1.0, metadata={"help": "The chosen response is the shorter one in at most this fraction of the pairs."}
+        default=1.0, metadata={"help": "The largest fraction of pairs whose chosen response is the shorter one."}
     )
-    seed: int = field(default=0, metadata={"help": "The seed decides which pairs are drawn, where a rule draws."})
+    seed: int = field(default=0, metadata={"help": "The random seed of rules that draw pairs."})
 
     def __post_init__(self):
         super().__post_init__()

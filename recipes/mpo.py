@@ -38,14 +38,15 @@ INPUTS = ("model_name_or_path", "dataset_name", "verifiable_dataset")
 @dataclass
 class MPOArguments(DatasetArguments):
     verifiable_dataset: str | None = field(
-        default=None, metadata={"help": "Training stops by the accuracy on these prompts; report on others."}
+        default=None, metadata={"help": "Training stops when the accuracy on these no longer rises. Report on others."}
     )
     verifier: str = field(
-        default="exact", metadata={"help": "It compares responses with the column `answer`.", "choices": [*VERIFIERS]}
+        default="exact",
+        metadata={"help": "What compares a response with the column `answer`.", "choices": [*VERIFIERS]},
     )
-    max_new_tokens: int = field(default=1024, metadata={"help": "A response to them ends after this many tokens."})
-    patience: int = field(default=3, metadata={"help": "Training stops after this many evaluations without a rise."})
-    use_reward_shift: bool = field(default=True, metadata={"help": "BCO has its δ, which TRL leaves out."})
+    max_new_tokens: int = field(default=1024, metadata={"help": "The most tokens of a response to these prompts."})
+    patience: int = field(default=3, metadata={"help": "The evaluations without a rise after which training stops."})
+    use_reward_shift: bool = field(default=True, metadata={"help": "Whether BCO has its shift δ. TRL has none."})
 
 
 def main(script_args, training_args, model_args):

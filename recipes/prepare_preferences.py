@@ -62,7 +62,7 @@ class PreparationArguments:
         default=None, metadata={"help": "The least margin between a set's own ratings of a pair, 0 to 1."}
     )
     drop_duplicates: bool = field(
-        default=True, metadata={"help": "Whether pairs go that equal or contradict another one."}
+        default=True, metadata={"help": "Whether pairs that equal or contradict another one are dropped."}
     )
     min_text_similarity: float | None = field(
         default=0.8,

@@ -50,7 +50,7 @@ class PromptArguments:
         default=0.05, metadata={"help": "The fraction of the prompts that is held out; no image is on both sides."}
     )
     max_refused: float = field(
-        default=0.01, metadata={"help": "The run stops if more than this fraction of the rows is bad."}
+        default=0.01, metadata={"help": "The largest fraction of rows that may be bad. With more, the run stops."}
     )
 
 

@@ -53,9 +53,9 @@ class SampleArguments(DatasetArguments):
     output_dir: str = field(
         default="outputs/candidates", metadata={"help": "The folder that the candidates are written to."}
     )
-    num_generations: int = field(default=8, metadata={"help": "Each prompt gets this many responses."})
+    num_generations: int = field(default=8, metadata={"help": "The number of responses to each prompt."})
     shard_size: int = field(default=256, metadata={"help": "A stop loses the work on this many prompts at most."})
-    seed: int = field(default=0, metadata={"help": "The seed of the first shard; each shard adds its number."})
+    seed: int = field(default=0, metadata={"help": "The random seed. Shard i uses seed + i."})
 
 
 def main(script_args, engine_args, sampling, model_args):

@@ -41,10 +41,11 @@ class DatasetArguments(ScriptArguments):
         },
     )
     max_refused: float = field(
-        default=0.01, metadata={"help": "The run stops if more than this fraction of the rows cannot be used."}
+        default=0.01, metadata={"help": "The largest fraction of rows that may be unusable. With more, the run stops."}
     )
     too_long: Literal["stop", "drop"] = field(
-        default="stop", metadata={"help": "Rows over `max_length` stop the run before its first step, or are dropped."}
+        default="stop",
+        metadata={"help": "Rows over `max_length`: `stop` ends the run before its first step, `drop` leaves them out."},
     )
 
     def __post_init__(self):

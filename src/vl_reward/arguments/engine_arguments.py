@@ -27,11 +27,14 @@ class SamplingEngineArguments:
     """
 
     engine: Literal["transformers", "vllm", "server"] = field(
-        default="transformers", metadata={"help": "This generates: transformers or vLLM here, or vLLM servers."}
+        default="transformers",
+        metadata={"help": "What generates: `transformers` or `vllm` here, or `server`, vLLM servers."},
     )
-    server_url: list[str] = field(default_factory=lambda: [SERVER_URL], metadata={"help": "The servers listen here."})
+    server_url: list[str] = field(
+        default_factory=lambda: [SERVER_URL], metadata={"help": "The addresses of the vLLM servers."}
+    )
     engine_kwargs: dict | str | None = field(
-        default=None, metadata={"help": "vLLM's own arguments, for the engine `vllm`: `{max_model_len: 16384}`."}
+        default=None, metadata={"help": "Arguments for vLLM itself, such as `{max_model_len: 16384}`."}
     )
 
     def __post_init__(self):

@@ -32,7 +32,7 @@ class VisionModelConfig(VideoBudget, ModelConfig):
     # A bare name such as `q_proj` would match the vision tower, too.
     lora_target_modules: list[str] | None = field(
         default_factory=lambda: [r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"],
-        metadata={"help": "LoRA adapts the modules that this pattern, or one of these names, matches."},
+        metadata={"help": "The modules that LoRA adapts: one pattern, or a list of names."},
     )
     max_pixels: int = field(
         default=1280 * 28 * 28,
@@ -47,11 +47,11 @@ class VisionModelConfig(VideoBudget, ModelConfig):
     )
     share_prefixes: bool = field(
         default=True,
-        metadata={"help": "The tokens and images that rows of a batch have in common are computed once."},
+        metadata={"help": "Whether tokens and images that the rows of a batch share are computed only once."},
     )
     estimate: bool = field(
         default=False,
-        metadata={"help": "The recipe prints what it needs of a GPU's memory, and ends before it loads a model."},
+        metadata={"help": "Whether the recipe only prints how much GPU memory it needs. It loads no model then."},
     )
 
     @property
@@ -84,13 +84,15 @@ class VisionRewardModelConfig(VisionModelConfig):
     """
 
     train_projector: bool = field(
-        default=True, metadata={"help": "The projector is trained. The vision tower before it is not."}
+        default=True, metadata={"help": "Whether the projector is trained. The vision tower is not."}
     )
 
-    lora_task_type: str = field(default="SEQ_CLS", metadata={"help": "PEFT knows the model as a classifier."})
+    lora_task_type: str = field(
+        default="SEQ_CLS", metadata={"help": "PEFT's task type. To PEFT a reward model is a classifier."}
+    )
     lora_modules_to_save: list[str] | None = field(
         default=None,
-        metadata={"help": "These modules are trained in full beside LoRA; by default head and projector."},
+        metadata={"help": "Modules that are trained in full beside LoRA. Default: the head and the projector."},
     )
 
 
@@ -123,10 +125,10 @@ class RewardModelConfig(VideoBudget, ModelConfig):
     """
 
     max_batch_tokens: int = field(
-        default=16384, metadata={"help": "This many tokens are scored at a time, per process."}
+        default=16384, metadata={"help": "The number of tokens that each process scores at a time."}
     )
     max_length: int | None = field(
-        default=None, metadata={"help": "A response with more tokens, prompt and images included, is refused."}
+        default=None, metadata={"help": "The most tokens of a prompt with its images and a response. More are refused."}
     )
     max_pixels: int | None = field(
         default=None, metadata={"help": "Larger images are scaled down to this many pixels; by default as in training."}
@@ -136,14 +138,16 @@ class RewardModelConfig(VideoBudget, ModelConfig):
         metadata={"help": "Larger images are scaled down to this many visual tokens, in place of `max_pixels`."},
     )
     share_prefixes: bool = field(
-        default=True, metadata={"help": "The tokens and images that responses have in common are computed once."}
+        default=True, metadata={"help": "Whether tokens and images that responses share are computed only once."}
     )
     engine: Literal["transformers", "server"] = field(
-        default="transformers", metadata={"help": "This scores: transformers here, or vLLM servers."}
+        default="transformers", metadata={"help": "What scores: `transformers` here, or `server`, vLLM servers."}
     )
-    server_url: list[str] = field(default_factory=lambda: [SERVER_URL], metadata={"help": "The servers listen here."})
+    server_url: list[str] = field(
+        default_factory=lambda: [SERVER_URL], metadata={"help": "The addresses of the vLLM servers."}
+    )
     requests_in_flight: int = field(
-        default=64, metadata={"help": "Each server is asked about this many responses at a time."}
+        default=64, metadata={"help": "The number of responses that each server scores at a time."}
     )
 
     def __post_init__(self):

@@ -32,14 +32,14 @@ class VideoBudget:
     """
 
     video_fps: float | None = field(
-        default=None, metadata={"help": "So many frames a second are sampled; by default as in training, or 2."}
+        default=None, metadata={"help": "Frames taken of each second of a video. Default: as in training, else 2."}
     )
     video_max_frames: int | None = field(
-        default=None, metadata={"help": "No more frames of a video are sampled; by default as in training, or 64."}
+        default=None, metadata={"help": "The most frames taken of a video. Default: as in training, else 64."}
     )
     video_max_pixels: int | None = field(
         default=None,
-        metadata={"help": "Larger frames are scaled down to this many pixels; by default as in training, or 151200."},
+        metadata={"help": "The most pixels of a frame; larger ones shrink. Default: as in training, else 151200."},
     )
 
     @property

@@ -24,13 +24,13 @@ class SamplingParameters:
             Responses generated, or asked for, at a time, per process.
     """
 
-    max_new_tokens: int = field(default=1024, metadata={"help": "A response ends after this many tokens."})
-    temperature: float = field(default=1.0, metadata={"help": "The logits are divided by this; 0 decodes greedily."})
-    top_p: float = field(default=1.0, metadata={"help": "The likeliest tokens stay up to this probability; 1: all."})
-    top_k: int = field(default=0, metadata={"help": "This many of the likeliest tokens stay; 0: all."})
+    max_new_tokens: int = field(default=1024, metadata={"help": "The most tokens of a response."})
+    temperature: float = field(default=1.0, metadata={"help": "The sampling temperature. 0 takes the likeliest token."})
+    top_p: float = field(default=1.0, metadata={"help": "The likeliest tokens that add up to this are kept. 1: all."})
+    top_k: int = field(default=0, metadata={"help": "The number of likeliest tokens that are kept. 0: all."})
     repetition_penalty: float = field(
-        default=1.0, metadata={"help": "The logits of tokens seen before are divided by this; 1 leaves them."}
+        default=1.0, metadata={"help": "The penalty for tokens that were used before. 1: none."}
     )
     batch_size: int = field(
-        default=64, metadata={"help": "This many responses are generated, or asked for, at a time, per process."}
+        default=64, metadata={"help": "The number of responses that each process generates, or asks for, at a time."}
     )
