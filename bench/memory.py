@@ -3,7 +3,7 @@ What `--estimate true` says of a run's peak memory, beside what the run takes.
 
 ```bash
 python bench/memory.py measure    # writes docs/memory/measured.json: some twenty minutes on 2 cores
-python bench/memory.py gpus       # writes docs/memory/gpus.json: Qwen2.5-VL 3B and 7B on GPUs of 24, 40 and 80 GB
+python bench/memory.py gpus       # writes docs/memory/gpus.json: Qwen2.5-VL 3B, 7B and Qwen3-VL 8B on 24, 40 and 80 GB
 python bench/memory.py table      # puts both into docs/memory.md
 ```
 
@@ -250,15 +250,23 @@ WAYS = {
     "QLoRA, one GPU": ("_lora", ["--load_in_4bit", "true"], Sharding()),
 }
 
+# By their names in the table: the config of the model, and the folder of the recipes' configs.
+MODELS = {
+    "Qwen2.5-VL 3B": ("qwen2_5_vl_3b", "qwen2_5_vl_7b"),
+    "Qwen2.5-VL 7B": ("qwen2_5_vl_7b", "qwen2_5_vl_7b"),
+    "Qwen3-VL 8B": ("qwen3_vl_8b", "qwen3_vl_8b"),
+}
+
 
 def estimate_gpus() -> list[dict]:
-    """The 7B configs of the recipes, for both models, two lengths of rows and three ways to train."""
+    """The configs of the recipes, for three models, two lengths of rows and three ways to train."""
     rows = []
-    for size, recipe, way, length in itertools.product(("3b", "7b"), ("reward_stage1", "mpo"), WAYS, (2048, 8192)):
+    for size, recipe, way, length in itertools.product(MODELS, ("reward_stage1", "mpo"), WAYS, (2048, 8192)):
         suffix, options, sharding = WAYS[way]
         module, types = load_recipe(ROOT / f"recipes/{recipe}.py")
-        config = ROOT / f"recipes/configs/qwen2_5_vl_7b/{recipe}{suffix}.yaml"
-        model = ["--model_name_or_path", str(ROOT / f"docs/memory/qwen2_5_vl_{size}.json"), "--use_cpu", "true"]
+        model, configs = MODELS[size]
+        config = ROOT / f"recipes/configs/{configs}/{recipe}{suffix}.yaml"
+        model = ["--model_name_or_path", str(DOCS / f"{model}.json"), "--use_cpu", "true"]
         arguments = ["--config", str(config), *model, "--max_length", str(length), *options]
         _, training_args, model_args = RecipeParser(types, module.__file__, ()).parse_args_and_config(arguments)
         is_reward = recipe != "mpo"
@@ -281,7 +289,7 @@ def tables() -> dict[str, str]:
     gpus.append("|---" * (5 + len(GPUS)) + "|")
     for row in json.loads((DOCS / "gpus.json").read_text()):
         fits = " | ".join("fits" if row["gib"] <= GPU_PART * size else "" for size in GPUS)
-        start = f"| {row['model'].upper()} | `{row['recipe']}` | {row['way']} | {row['max_length']:,} "
+        start = f"| {row['model']} | `{row['recipe']}` | {row['way']} | {row['max_length']:,} "
         gpus.append(f"{start}| {row['gib']:.1f} | {fits} |")
     steps = [
         "| model | step | seconds | estimated, GiB | measured, GiB | whole process, GiB |",
