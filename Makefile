@@ -5,7 +5,7 @@ FAMILY ?= qwen2_5_vl
 OUT ?= outputs/tiny$(if $(filter-out qwen2_5_vl,$(FAMILY)),_$(FAMILY))
 BIN := .venv/bin
 
-.PHONY: demo study test test-vllm test-gpu test-distributed rehearsal soak quality
+.PHONY: demo study test test-vllm test-gpu test-distributed test-rotation rehearsal soak quality
 
 demo: .venv/installed
 	$(BIN)/python -m vl_reward.tiny.demo --seed $(SEED) --output_dir $(OUT) --family $(FAMILY)
@@ -38,9 +38,17 @@ rehearsal: .venv/installed
 soak: .venv/installed
 	$(BIN)/python bench/soak.py --output_dir docs/soak
 
-# Half an hour: each recipe on two processes under DDP, ZeRO-2, ZeRO-3 and FSDP2, against one.
+# An hour and a half: each recipe on two processes under DDP, ZeRO-2, ZeRO-3 and FSDP2, against one; and trainings that
+# go on in new processes, against those that were not stopped.
 test-distributed: .venv/installed
 	$(BIN)/python bench/distributed.py --output_dir docs/distributed
+	$(BIN)/python bench/distributed_resume.py --output_dir docs/distributed
+
+# One part of 15 of the first table, in four minutes. The next day has the next part, and so has the next hour.
+PARTS := 15
+PART ?= $(shell echo $$(( ($$(date +%s) / 86400 + $$(date +%s) / 3600 % 24) % $(PARTS) + 1 )))/$(PARTS)
+test-rotation: .venv/installed
+	$(BIN)/python bench/distributed.py --part $(PART)
 
 quality: .venv/installed
 	$(BIN)/ruff check .

@@ -2,13 +2,14 @@
 The recipes on several processes, against one: each cell of
 
     {reward stage 2, MPO, MPO with its reference ahead, GRPO, evaluate, sample, label}
-    x {DDP, ZeRO-2, ZeRO-3, FSDP2} x {prefixes shared or not} x {full, LoRA, QLoRA}
+    x {DDP, ZeRO-2, ZeRO-3, FSDP2} x {prefixes shared or not} x {full, LoRA, QLoRA, DoRA}
 
 runs a recipe of this repo with two processes on a CPU, whose batches differ: one image, several, none. What it measured
 has to be what one process measures, to rounding. ZeRO-3 shards every parameter, however small.
 
 python bench/distributed.py                                  # all cells: `make test-distributed`
 python bench/distributed.py --recipe mpo --launch FSDP2      # some
+python bench/distributed.py --part 2/15                      # the second of 15 parts: `make test-rotation PART=2/15`
 
 Writes results.json and table.md, and ends with an error where a cell differs.
 """
@@ -33,6 +34,7 @@ WEIGHTS = {
     "full": ["--learning_rate", "1e-4"],
     "LoRA": ["--use_peft", "true", "--learning_rate", "1e-3"],
     "QLoRA": ["--use_peft", "true", "--learning_rate", "1e-3", "--load_in_4bit", "true"],
+    "DoRA": ["--use_peft", "true", "--learning_rate", "1e-3", "--use_dora", "true"],
 }
 TRAINED = ("reward_stage2", "mpo", "mpo ahead", "grpo")
 ONLY_SCORED = ("evaluate_reward", "sample_responses", "label_preferences")
@@ -44,7 +46,7 @@ LOGGED = {
 }
 # Absolute, and relative to values above 1: what float32 rounds in three steps. A product with 4-bit weights rounds
 # more, and otherwise for another number of rows.
-TOLERANCE = {"full": 2e-4, "LoRA": 2e-4, "QLoRA": 5e-3}
+TOLERANCE = {"full": 2e-4, "LoRA": 2e-4, "QLoRA": 5e-3, "DoRA": 2e-4}
 STEPS = ["--max_steps", "3", "--logging_steps", "1", "--save_strategy", "steps", "--save_steps", "1"]
 STEPS += ["--dataloader_num_workers", "0", "--warmup_steps", "0"]
 
@@ -63,6 +65,11 @@ class Cell:
         """The run that this one has to agree with. GRPO draws its samples per process, so DDP's stands for it."""
         return Cell(self.recipe, "DDP" if self.recipe == "grpo" else ALONE, self.shared, self.weights)
 
+    @property
+    def row(self) -> tuple[str, str, str]:
+        """Its row of the table."""
+        return self.recipe, self.weights, "shared" if self.shared else "plain"
+
 
 def all_cells() -> list[Cell]:
     trained = itertools.product(TRAINED, LAUNCHES, (True, False), WEIGHTS)
@@ -77,6 +84,20 @@ def all_cells() -> list[Cell]:
         and (cell.recipe, cell.launch) != ("grpo", ALONE)  # which draws other samples
         and (cell.recipe != "mpo ahead" or cell.weights == "full" or (cell.launch == ALONE and cell.shared))
     ]
+
+
+def part_of(cells: list[Cell], part: str) -> list[Cell]:
+    """
+    Part K of N, as `K/N`: every N-th row of the table, the K-th first. The cells of a row are compared with one run.
+
+    Raises:
+        ValueError: If there is no such part.
+    """
+    number, total = map(int, part.split("/"))
+    if not 1 <= number <= total:
+        raise ValueError(f"`--part {part}`: there are parts 1/{total} to {total}/{total}.")
+    rows = list(dict.fromkeys(cell.row for cell in cells))[number - 1 :: total]
+    return [cell for cell in cells if cell.row in rows]
 
 
 def build_world(folder: Path):
@@ -164,9 +185,14 @@ def run(cell: Cell, folder: Path, resume: bool) -> dict:
             return {"seconds": seconds, "numbers": numbers, "resumed": measured(cell, out)}
     if result.returncode:
         (out.parent / f"{out.name}.log").write_text(result.stdout + result.stderr)
-        lines = [line for line in result.stderr.splitlines() if "Error: " in line and "ChildFailed" not in line]
-        return {"seconds": seconds, "error": (lines or result.stderr.splitlines()[-3:] or ["no message"])[-1].strip()}
+        return {"seconds": seconds, "error": told_error(result.stderr)}
     return {"seconds": seconds, "numbers": measured(cell, out)}
+
+
+def told_error(told: str) -> str:
+    """The last line of an error, as the process that raised it told it."""
+    lines = [line for line in told.splitlines() if "Error: " in line and "ChildFailed" not in line]
+    return (lines or told.splitlines()[-3:] or ["no message"])[-1].strip()
 
 
 def verdict(cell: Cell, result: dict, expected: dict) -> str:
@@ -194,8 +220,8 @@ def table(cells: list[dict]) -> str:
     """A row per recipe, weights and sharing; a column per launch. A number is the largest difference to one process."""
     rows = {}
     for cell in cells:
-        name = (cell["recipe"], cell["weights"], "shared" if cell["shared"] else "plain")
-        rows.setdefault(name, {})[cell["launch"]] = cell["verdict"]
+        row = Cell(*(cell[key] for key in ("recipe", "launch", "shared", "weights"))).row
+        rows.setdefault(row, {})[cell["launch"]] = cell["verdict"]
     lines = ["| recipe | weights | prefixes | " + " | ".join(LAUNCHES) + " |", "|---" * (3 + len(LAUNCHES)) + "|"]
     for name, verdicts in rows.items():
         lines.append("| " + " | ".join([*name, *(verdicts.get(launch, "") for launch in LAUNCHES)]) + " |")
@@ -223,6 +249,9 @@ def main(arguments):
             for key, value in (("recipe", cell.recipe), ("launch", cell.launch), ("weights", cell.weights))
         )
     ]
+    if arguments.part is not None:
+        wanted = part_of(wanted, arguments.part)
+        print(f"Part {arguments.part}, {len(wanted)} cells. To run it again: make test-rotation PART={arguments.part}")
     results, done = [], {}
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.world or Path(name)
@@ -248,6 +277,7 @@ if __name__ == "__main__":
     parser.add_argument("--recipe", choices=[*TRAINED, *ONLY_SCORED])
     parser.add_argument("--launch", choices=LAUNCHES)
     parser.add_argument("--weights", choices=WEIGHTS)
+    parser.add_argument("--part", help="K/N: the K-th of N parts, which together are all.")
     parser.add_argument("--resume", action="store_true", help="Each training is resumed from its second step, too.")
     parser.add_argument("--world", type=Path, help="Keep models, data and runs here.")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/distributed"))
