@@ -5,7 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from datasets import Dataset, Image, List, concatenate_datasets
+from datasets import Dataset, Image, List, Value, concatenate_datasets
 from launches import launcher
 from PIL.PngImagePlugin import PngImageFile
 from test_recipes import run
@@ -86,10 +86,11 @@ def data(image_pairs, text_pairs, tmp_path):
 
 def test_each_image_is_read_by_one_of_two_processes_and_both_know_what_one_would(data, policy_path, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
-    told = {}
+    told, files = {}, sorted(data.iterdir())
     for name, command in (("one", [sys.executable]), ("two", launcher("cpu_2_processes", tmp_path))):
         run([*command, str(tmp_path / "script.py"), str(data), str(policy_path), str(tmp_path / name)], tmp_path)
         told[name] = [json.loads(path.read_text()) for path in sorted((tmp_path / name).glob("?.json"))]
+    assert sorted(data.iterdir()) == files, "the set was copied"
     ((read, known),) = told["one"]
     assert [both for _, both in told["two"]] == [known, known]
     rows = Dataset.load_from_disk(data).cast_column("images", List(Image(decode=False)))
@@ -141,3 +142,17 @@ def test_images_come_as_they_are_stored_or_decoded_without_a_copy_of_the_set(dat
     assert isinstance(again[0]["images"][0], PngImageFile) and again[0]["images"] == rows[0]["images"]
     paths = Dataset.from_dict({"images": [["a.png"]]})
     assert splits.with_images(paths, decode=False)["images"][:] == [[{"bytes": None, "path": "a.png"}]]
+
+
+def test_numbers_stand_beside_their_rows_without_a_copy_of_the_set(data):
+    rows, files = Dataset.load_from_disk(data), {*data.iterdir()}
+    selections = [rows, rows.select([5, 3, 38]), rows.select([5, 3, 38, 0]).select([3, 1]), rows.select(range(7, 20))]
+    numbers = [[i / 3 for i in range(len(some))] for some in selections]
+    given = [splits.with_numbers(some, n=values) for some, values in zip(selections, numbers, strict=True)]
+    assert {*data.iterdir()} == files
+    for some, values, more in zip(selections, numbers, given, strict=True):
+        expected = some.add_column("n", values, feature=Value("float64"))
+        assert more.features == expected.features and list(more) == list(expected)
+        other = splits.with_numbers(some, n=values[::-1])
+        assert len({more._fingerprint, some._fingerprint, other._fingerprint}) == 3
+    assert {*data.iterdir()} > files, "`add_column` copies no longer: call it again"

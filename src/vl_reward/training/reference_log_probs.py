@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, send_to_device
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 
+from ..data.splits import with_numbers
 from ..inference.ahead import computed_ahead
 from ..inference.resumable_store import ResumableStore
 
@@ -66,4 +67,4 @@ class ReferenceLogProbs:
             store.write(number, ref_chosen_logps=chosen, ref_rejected_logps=rejected)
         rows = list(store.read())
         columns = {key: [row[key] for row in rows] for key in ("ref_chosen_logps", "ref_rejected_logps")}
-        return concatenate_datasets([dataset, Dataset.from_dict(columns)], axis=1)
+        return with_numbers(dataset, **columns)
