@@ -17,7 +17,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from ..prefix_sharing.share_prefixes import calls_tower_once
 from .complete_checkpoint import check_resumable, mark_complete, newest_complete, settings_of
 from .stop_signal import StopSignal
-from .trl_corrections import restore_full_modules, unshard_head
+from .trl_corrections import restore_full_modules, unshard_head, without_quant_states
 
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ class TrainerGuards(Trainer):
             )
         if isinstance(self.model, PeftModel):
             restore_full_modules(self.model, self.args.bf16)
+            self.model.register_state_dict_post_hook(without_quant_states)
         self.model.register_forward_pre_hook(unshard_head)
         check_one_tower_call(self)
         self.stop_signal = StopSignal()

@@ -34,6 +34,17 @@ def restore_full_modules(model: PeftModel, autocast: bool) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
+def without_quant_states(model: PeftModel, state_dict: dict, prefix: str, local_metadata: dict) -> None:
+    """
+    Leave out by what bitsandbytes reads its 4-bit weights, as a hook on the state of a model that trains with PEFT.
+
+    Quantized weights are frozen, and no checkpoint holds them. Under FSDP2 checkpoints held these numbers, which are no
+    parameters, and PyTorch 2.14 cannot read such a checkpoint: no QLoRA could be resumed.
+    """
+    for name in [name for name in state_dict if ".weight." in name]:  # of `...weight`
+        del state_dict[name]
+
+
 def unshard_head(model: PreTrainedModel, *args) -> None:
     """
     Gather the language-model head before a forward pass, as a hook on the model, under FSDP2 and where it is trained.
