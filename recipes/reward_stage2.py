@@ -81,11 +81,11 @@ def main(script_args, training_args, model_args):
     ####################
     # Edit here: the rows. `columns` in the YAML maps yours to `prompt`, `chosen`, `rejected` and `images`.
     dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config, script_args.columns)
-    splits = dataset.train_and_test(script_args.dataset_train_split, script_args.dataset_test_split)
 
     # --- STAGE 2: text-only pairs come in addition to the images ---
     # --- end of STAGE ---
 
+    splits = dataset.train_and_test(script_args.dataset_train_split, script_args.dataset_test_split)
     # What could not be trained on stops the run now, and not at the step that meets it.
     preflight = TrainingPreflight(training_args.output_dir, script_args.too_long, training_args.dataset_num_proc)
     check = PairCheck(processor, training_args.max_length)

@@ -255,3 +255,36 @@ def test_rows_of_a_table_without_an_image(tmp_path):
     table.select([1]).to_parquet(str(tmp_path / "pairs.parquet"))
     (row,) = NamedDataset(str(tmp_path / "pairs.parquet")).split("train")
     assert (row["images"], row["rejected"], text_of(row["prompt"])) == ([], None, "r")
+
+
+def test_rows_of_text_are_left_out_with_a_count_and_what_shows_something_stays(tmp_path, caplog):
+    """A picture inside a message is no row of text: it is refused by name later, and not left out in silence."""
+    text, part = {"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": "a.png"}}
+    asked = [[{"role": "user", "content": parts}] for parts in ([text], [part, text])]
+    rows = [
+        {"id": "listed", "prompt": "What?", "images": ["a.png"], "chosen": "a", "rejected": "b"},
+        {"id": "text", "prompt": "What?", "images": [], "chosen": "a", "rejected": "b"},
+        {"id": "null", "prompt": "What?", "chosen": "a", "rejected": "b"},
+        {"id": "parts", "prompt": asked[0], "chosen": "a", "rejected": "b"},
+        {"id": "inside", "prompt": asked[1], "chosen": "a", "rejected": "b"},
+    ]
+    (tmp_path / "pairs.jsonl").write_text(lines(rows))
+    dataset = NamedDataset(str(tmp_path / "pairs.jsonl"))
+    dataset.keep_image_rows()
+    assert dataset.split("train")["id"][:] == ["listed", "inside"]
+    assert "3 of 5 rows have no image: left out." in caplog.text
+    (tmp_path / "pairs.jsonl").write_text(lines(rows[1:4]))
+    with pytest.raises(ValueError, match="has no row with an image, and this step trains on images. Name the column"):
+        NamedDataset(str(tmp_path / "pairs.jsonl")).keep_image_rows()
+
+
+def test_what_is_held_out_of_a_mixed_set_has_images(tmp_path):
+    """With 2 % held out of all rows, and text rows left out of that, there was nothing to evaluate on."""
+    rows = [{"id": str(i), "prompt": f"What {i}?", "chosen": "a", "rejected": "b"} for i in range(150)]
+    for i in range(0, 150, 10):
+        rows[i]["images"] = [f"{i}.png"]
+    (tmp_path / "pairs.jsonl").write_text(lines(rows))
+    dataset = NamedDataset(str(tmp_path / "pairs.jsonl"))
+    dataset.keep_image_rows()
+    train, test = dataset.train_and_test("train", "test")
+    assert (len(train), len(test)) == (14, 1) and all(map(len, test["images"][:]))

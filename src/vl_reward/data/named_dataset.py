@@ -167,6 +167,29 @@ class NamedDataset:
         )
         return concatenate_datasets([rows.remove_columns([*plain]), turns], axis=1)
 
+    def keep_image_rows(self) -> None:
+        """
+        Leave out the rows of text, and say how many. A row with a part of a message that is not text stays, and one
+        that cannot be read: they are refused later, by their names.
+
+        Raises:
+            ValueError: If no row is left.
+        """
+        for name, rows in self.splits.items():
+            shown = rows.select_columns(
+                [one for one in (*ROLE_OF, "images", "videos", "unreadable") if one in rows.column_names]
+            )
+            kept = in_shares(lambda i, shown=shown: has_images(shown[i]), len(rows), "Rows with images")
+            self.splits[name] = rows.select([i for i, wanted in enumerate(kept) if wanted])
+            if not all(kept):
+                of = f"{name}: " if name else ""
+                logger.warning(f"{self.name}: {of}{kept.count(False):,} of {len(rows):,} rows have no image: left out.")
+        if not any(map(len, self.splits.values())):
+            raise ValueError(
+                f"`dataset_name: {self.name}` has no row with an image, and this step trains on images. Name the "
+                "column that has them, as in `columns: {images: picture}`, or train on text with reward_stage2.py."
+            )
+
     def split(self, name: str) -> Dataset:
         """
         A split, or all rows where the set has none.
@@ -211,13 +234,6 @@ class NamedDataset:
         logger.warning(f"{self.name} has no split {test}: {len(held_out):,} of {len(rows):,} rows are held out for it.")
         return rows.select([i for i in range(len(rows)) if i not in held_out]), rows.select(sorted(held_out))
 
-    @staticmethod
-    def with_images(rows: Dataset) -> Dataset:
-        """The rows of a split that have an image or a video."""
-        shown = rows.select_columns([name for name in ("images", "videos") if name in rows.column_names])
-        kept = in_shares(lambda i: has_images(shown[i]), len(rows), "Rows with images")
-        return rows.select([i for i, wanted in enumerate(kept) if wanted])
-
 
 def is_text(feature: object) -> bool:
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
@@ -228,7 +244,13 @@ def one_turn(text: str | None, role: str) -> list[dict] | None:
 
 
 def has_images(row: dict) -> bool:
-    return any(map(len, row.values()))
+    """Whether a row has an image, a video, a message with a part that is not text, or cannot be read."""
+    if row["images"] or row.get("videos") or row.get("unreadable"):
+        return True
+    messages = [one for key in ROLE_OF if isinstance(row.get(key), list) for one in row[key]]
+    contents = [one.get("content") for one in messages if isinstance(one, dict)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return any(isinstance(part, dict) and part.get("type", "text") != "text" for part in parts)
 
 
 def undecoded(rows: Dataset, folder: Path) -> Dataset:

@@ -86,6 +86,8 @@ class TrainingPreflight:
                 "`max_length`, and no others. Nothing was trained."
             )
         for (name, rows), left in zip(splits.items(), kept, strict=True):
+            if not len(rows):
+                raise ValueError(f"There are no rows of {name}, so nothing can be done with them. Give some.")
             if not len(left):
                 raise ValueError(f"None of {len(rows):,} rows of {name} is left. Raise `max_length`: see {file}.")
             if len(left) < len(rows) and PartialState().is_main_process:
