@@ -214,10 +214,12 @@ def measure(path: Path, recipe: Path, arguments: list[str], to_end: bool) -> Non
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
+        started = time.process_time()
         train(self, *args, **kwargs)
+        spent = time.process_time() - started
         peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident("VmHWM") - before
         if self.args.process_index == 0:
-            path.write_text(json.dumps({"measured": peak / GIB}))
+            path.write_text(json.dumps({"measured": peak / GIB, "cpu_seconds": spent}))
         self.accelerator.wait_for_everyone()
         if not to_end:
             os._exit(0)

@@ -145,7 +145,7 @@ class Rehearsal:
         config = ROOT / f"recipes/configs/tiny/{name}.yaml"
         command = [str(ROOT / f"recipes/{name}.py"), "--config", str(config), *arguments]
         row = run_measured(self.folder / "measured.json", command, [sys.executable], to_end=True)
-        return {key: row[key] for key in ("estimated", "measured", "process")}
+        return {key: row[key] for key in ("estimated", "measured", "process", "cpu_seconds")}
 
     def own_process(self, name: str) -> dict:
         """One of this class's methods in a process of its own."""

@@ -5,7 +5,9 @@ import re
 import sys
 
 import pytest
+import video_costs
 from launches import ROOT
+from rehearsal import Rehearsal
 from test_docs import commands_of, run
 from video_files import frames, write_video
 from video_study import main, table
@@ -45,6 +47,26 @@ def test_the_table_of_the_page_is_that_of_the_kept_files():
         assert f"{minutes:.1f}" in page.split("<!-- end of study -->")[1]
         for result in results:
             assert result[reading]["in_order"] >= 0.85 and result[reading]["shuffled"] <= 0.58
+
+
+def test_the_costs_of_the_page_are_those_of_the_kept_file():
+    costs = json.loads((ROOT / "docs/video/costs.json").read_text())
+    assert video_costs.fill(PAGE.read_text()) == PAGE.read_text()
+    assert [row["visual_tokens"] for row in costs["estimated"]] == [1280, 768, 1536, 3072, 6144]
+    assert video_costs.estimate(8)["gib"] == pytest.approx(costs["estimated"][1]["gib"], rel=0.02)
+    for row in costs["measured"]:
+        assert row["estimated"] == pytest.approx(row["measured"], rel=0.12)
+
+
+def test_a_row_with_a_video_is_measured_as_the_page_says(tmp_path):
+    rehearsal = Rehearsal("7b", tmp_path, "float32", 1280, narrower=8)
+    rehearsal.write()
+    row = video_costs.measure(rehearsal, 2)
+    assert row["visual_tokens"] == 192 and row["cpu_seconds"] > 0 and 0 < row["measured"] < 1
+    told = [json.loads(line) for line in open(tmp_path / "frames_2/videos_train.jsonl")]
+    assert {(video["frames"], video["height"], video["width"]) for row in told for video in row["videos"]} == {
+        (2, 336, 448)
+    }
 
 
 def test_only_the_order_of_frames_says_which_response_is_right():
