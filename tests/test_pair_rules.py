@@ -244,5 +244,5 @@ def test_answers_that_cannot_be_read_are_shown(tmp_path):
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf")])
 def test_a_score_that_is_no_number_stops_the_run(tmp_path, score):
-    with pytest.raises(ValueError, match="row one: its scores are .*, which compare with nothing"):
+    with pytest.raises(ValueError, match="row one: its scores are .*, and numbers are needed to compare them"):
         label(tmp_path, [*SCORED, Candidate("e", score)])

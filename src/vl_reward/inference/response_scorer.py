@@ -129,7 +129,7 @@ class ResponseScorer:
         for name, score in zip(names, scores, strict=True):
             if not math.isfinite(score):
                 raise ValueError(
-                    f"{name}: its score is {score}, which compares with nothing. The weights are broken, or too large "
-                    "for their dtype: load them anew, or in bfloat16 or float32."
+                    f"{name}: its score is {score}, and a number is needed to compare it. The weights are broken, or "
+                    "too large for their dtype: load them anew, or in bfloat16 or float32."
                 )
         return scores

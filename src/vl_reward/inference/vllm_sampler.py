@@ -160,7 +160,7 @@ class VLLMSampler:
         (first,) = self.llm.generate([request], SamplingParams(max_tokens=1), use_tqdm=False)
         if (there := list(first.prompt_token_ids)) != here:
             raise ValueError(
-                f"{name} has {len(there)} tokens in vLLM and {len(here)} in training and scoring, or others, so "
+                f"{name} has {len(there)} tokens in vLLM and {len(here)} in training and scoring, or not the same, so "
                 f"the policy would be asked something else than what is scored. Is the processor that of {self.model}?"
             )
 

@@ -60,7 +60,8 @@ class LabelledPairs:
         scores = [candidate.score for candidate in candidates]
         if not all(score is None or math.isfinite(score) for score in scores):
             raise ValueError(
-                f"row {id}: its scores are {scores}, which compare with nothing. The reward model is broken."
+                f"row {id}: its scores are {scores}, and numbers are needed to compare them. The reward model is "
+                "broken."
             )
         self._begin()
         with open(self.folder.partial / "scores.jsonl", "a") as file:

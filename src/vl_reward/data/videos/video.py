@@ -129,7 +129,7 @@ def sampling_of(source: VideoSource, processor: ProcessorMixin) -> Sampling:
 
 def check_no_fps(source: VideoSource) -> None:
     if given_fps(source) is not None:
-        raise ValueError("its `fps` is given, and a file says that itself: it is of frames")
+        raise ValueError("its `fps` is given, and a file has its own: leave `fps` out, it is for frames")
 
 
 def load_video(source: VideoSource, processor: ProcessorMixin) -> Video:

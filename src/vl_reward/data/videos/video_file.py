@@ -147,7 +147,9 @@ def decode(container, stream, file: FileFrames, places: np.ndarray) -> Iterator[
             if frame.is_corrupt:
                 raise ValueError(f"frame {number} is damaged")
             if frame.rotation % 90:
-                raise ValueError(f"frame {number} is turned by {frame.rotation} degrees, and only quarters are")
+                raise ValueError(
+                    f"frame {number} is turned by {frame.rotation} degrees, and only quarter turns are read"
+                )
             image = Image.fromarray(frame.to_ndarray(format="rgb24"))
             yield how_often[number], image.rotate(frame.rotation, expand=True)
             found += 1
