@@ -10,7 +10,6 @@ from scipy.stats import chi2
 from servers import ENGINE, PATIENCE
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from video_files import frames, write_video
-from vllm import SamplingParams as EngineParameters
 
 from vl_reward import ResponseSampler, SamplingParameters
 from vl_reward.data.encoding import render_prompts, tokenize
@@ -97,6 +96,8 @@ def test_videos_are_seen_as_transformers_sees_them(engine, model, trained_proces
     """The tokens of every prompt, the log-probability of each, which time decides, too, and greedy responses."""
     processor = copy.deepcopy(trained_processor)
     FrameLimits.keep(processor, **limits)
+    from vllm import SamplingParams as EngineParameters  # `make test` collects this file, too
+
     prompts, images, videos = video_rows(tmp_path)
     rendered = render_prompts(processor, prompts, images, [f"prompt {i}" for i in range(7)], videos)
     asked = EngineParameters(max_tokens=1, prompt_logprobs=0)

@@ -109,8 +109,8 @@ class TrainerGuards(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            self._total_train_tokens = json.loads(Path(checkpoint, "num_tokens.json").read_text())
+        if checkpoint is not None and (counted := Path(checkpoint, "num_tokens.json")).exists():  # older ones have none
+            self._total_train_tokens = json.loads(counted.read_text())
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
