@@ -255,6 +255,7 @@ def main(arguments):
     results, done = [], {}
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.world or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "candidates").exists():
             prepare(folder)
         for cell in wanted:

@@ -97,6 +97,7 @@ def main(arguments):
     wanted = [key for key in order if all(one in (None, part) for one, part in zip(given, key, strict=True))]
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.world or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "candidates").exists():
             prepare(folder)
         for recipe, weights, launch in wanted:

@@ -132,6 +132,7 @@ def main(arguments):
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.world or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "candidates").exists():
             prepare(folder)
         alone = dict.fromkeys(cell.on_cpu for cell in wanted if cell.recipe != "grpo")
