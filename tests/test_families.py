@@ -5,6 +5,8 @@ import re
 
 import pytest
 import torch
+import yaml
+from accelerate.utils import FullyShardedDataParallelPlugin
 from datasets import Dataset
 from peft import LoraConfig
 from test_configs import ROOT, load_recipe
@@ -174,6 +176,17 @@ def test_an_estimate_counts_every_weight(policy_path, reward_model):
     assert (
         0 < estimate.column(True)["activations and workspaces"] < estimate.column(False)["activations and workspaces"]
     )
+
+
+def test_fsdp2_shards_each_layer_of_decoder_and_vision_tower(reward_model):
+    """The names of one family's layers stood in the config: another family could not be launched with it."""
+    settings = yaml.safe_load((ROOT / "accelerate_configs/fsdp2.yaml").read_text())["fsdp_config"]
+    names = settings.get("fsdp_transformer_layer_cls_to_wrap")
+    policy = settings["fsdp_auto_wrap_policy"].lower()
+    plugin = FullyShardedDataParallelPlugin(2, auto_wrap_policy=policy, transformer_cls_names_to_wrap=names)
+    plugin.set_auto_wrap_policy(reward_model)
+    layers = reward_model.model.language_model.layers, reward_model.model.visual.blocks
+    assert plugin.auto_wrap_policy.keywords["transformer_layer_cls"] == {type(blocks[0]) for blocks in layers}
 
 
 def test_a_model_of_no_known_family_is_refused():
