@@ -75,6 +75,22 @@ def what_went(file: Path, flipped: list[bool]) -> dict[str, float]:
     return {"pairs": len(flipped), "flipped_gone": gone[True] / there[True], "right_gone": gone[False] / there[False]}
 
 
+def table(results: dict) -> str:
+    """Markdown of what is in iterative.json."""
+    rows = {
+        "Pairs": lambda run: f"{run['pairs']:,}",
+        "Of the flipped pairs, left out": lambda run: f"{run['flipped_gone']:.0%}",
+        "Of the right pairs, left out": lambda run: f"{run['right_gone']:.0%}",
+        "Accuracy of the surrogate": lambda run: f"{run['surrogate']:.3f}",
+        "Accuracy of the model of round 2": lambda run: f"{run['curated']:.3f}",
+    }
+    runs = results["runs"]
+    lines = ["| |" + "".join(f" seed {run['seed']} |" for run in runs), "|---" * (len(runs) + 1) + "|"]
+    return "\n".join(
+        lines + [f"| {name} |" + "".join(f" {value(run)} |" for run in runs) for name, value in rows.items()]
+    )
+
+
 def main(seeds: list[int], steps: int, output_dir: Path):
     output_dir.mkdir(parents=True, exist_ok=True)
     file, settings = output_dir / "iterative.json", {"flipped": FLIPPED, "steps": steps, "sizes": SIZES}

@@ -4,6 +4,7 @@ import json
 import sys
 
 import gpu_page
+import iterative_curation
 import pytest
 from test_recipes import ROOT, run
 
@@ -63,6 +64,12 @@ def test_labelling_scale_bench(tmp_path):
     results = json.loads((tmp_path / "scale.json").read_text())
     assert results["simulation"]["responses"] == 300_000 * 8 and results["simulation"]["shards_of_samples"] == 1172
     assert [run["candidates"] for run in results["measured"]] == [64] and results["measured"][0]["scores_mib"] > 0
+
+
+def test_a_second_round_of_curation_gains_and_the_page_shows_it():
+    kept = json.loads((ROOT / "docs/curation/iterative.json").read_text())
+    assert iterative_curation.table(kept) in (ROOT / "docs/curation.md").read_text()
+    assert kept["flipped"] == 0.15 and all(run["curated"] > run["surrogate"] + 0.01 for run in kept["runs"])
 
 
 def test_the_page_on_a_gpu_has_the_kept_runs():
