@@ -301,6 +301,7 @@ def test_all_file_forms_give_the_same_rows(tmp_path):
         "rows.json": json.dumps({"rows": rows}),
         "viewer.json": json.dumps({"rows": [{"row_idx": i, "row": row} for i, row in enumerate(rows)]}),
         "by_id.json": json.dumps({row["id"]: row for row in rows}),
+        "by_id_alone.json": json.dumps({row["id"]: {key: row[key] for key in row.keys() - {"id"}} for row in rows}),
         "lines.json": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
     }
     for name, text in forms.items():

@@ -81,6 +81,8 @@ def test_what_is_too_long_is_dropped_with_a_count(broken, rows, processor, tmp_p
     assert (told["split"], told["id"]) == ("train", "p1") and "`max_length` is 200" in told["reason"]
     with pytest.raises(ValueError, match="None of 4 rows of train is left. Raise `max_length`"):
         TrainingPreflight(tmp_path, "drop")(PairCheck(processor, 3), train=long)
+    with pytest.raises(ValueError, match="`eval` has no rows, and at least one is needed. Name a split or a file"):
+        preflight(PairCheck(processor, 200), train=dataset(rows), eval=long.select([]))
 
 
 def test_several_sets_are_in_one_file(broken, rows, processor, tmp_path):

@@ -421,6 +421,8 @@ MATH = [
     ("Answer: 1.414", r"\sqrt{2}", None),
     ("Answer: 3.14", r"\pi", None),
     ("Answer: 0.333", "1/3", None),
+    ("Answer: 0.333", "0.33", None),
+    ("Answer: 0.33", "0.333", None),
     ("Answer: 3.15", r"\pi", False),
     ("Answer: 0.5", "0.45", False),
     ("Answer: x>3", r"(3,\infty)", None),

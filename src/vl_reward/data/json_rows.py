@@ -30,7 +30,7 @@ def parse_json_rows(text: str, name: str) -> list[dict]:
         value = json.loads(text)
         rows = value["rows"] if isinstance(value, dict) and "rows" in value else value
         if isinstance(rows, dict) and rows and all(map(is_row, rows.values())):
-            rows = list(rows.values())
+            rows = [{"id": key} | row for key, row in rows.items()]
         rows = rows if isinstance(rows, list) else [rows]
     except json.JSONDecodeError:
         rows = []

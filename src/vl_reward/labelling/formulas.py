@@ -38,6 +38,7 @@ MIXED = re.compile(r"(?<![\w.])(\d+)\s+(\d+)/(\d+)(?![\w.])")
 PROSE = re.compile(r"[A-Za-z]{3,}|[A-Za-z] [A-Za-z]{2}|[\u4e00-\u9fff]")
 WITH_UNIT = re.compile(r"(?P<formula>.*(?:[\d})π]|\\pi))(?P<blank>\s*)(?P<unit>[^\d\s{}()π][^{}()]*)", re.DOTALL)
 
+# What one text may have, and another that means the same may not.
 NOTATIONS = [re.compile(r"[<>≤≥]|\\(?:le|ge|leq|geq|lt|gt)(?![a-z])"), re.compile("matrix")]
 NOTATIONS += [re.compile(r"log(?![a-z_])", re.IGNORECASE), re.compile(r"^[A-Z]\s*\(.*,.*\)$", re.IGNORECASE)]
 
@@ -99,7 +100,8 @@ def may_be_same(given: str, answer: str) -> bool:
         if re.fullmatch(r"-?\d+,\d{1,2}", one) and one.replace(",", ".") == other:
             return True
         if (digits := re.fullmatch(r"-?\d*\.(\d{2,})", one)) and (value := number_of(other)) is not None:
-            return abs(value - float(one)) <= 0.5001 * 10 ** -len(digits[1])
+            if abs(value - float(one)) <= 0.5001 * 10 ** -len(digits[1]):
+                return True
     return False
 
 

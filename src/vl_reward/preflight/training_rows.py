@@ -87,7 +87,9 @@ class TrainingPreflight:
             )
         for (name, rows), left in zip(splits.items(), kept, strict=True):
             if not len(rows):
-                raise ValueError(f"There are no rows of {name}, so nothing can be done with them. Give some.")
+                raise ValueError(
+                    f"`{name}` has no rows, and at least one is needed. Name a split or a file that has some."
+                )
             if not len(left):
                 raise ValueError(f"None of {len(rows):,} rows of {name} is left. Raise `max_length`: see {file}.")
             if len(left) < len(rows) and PartialState().is_main_process:
