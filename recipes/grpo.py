@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
-from trl import GRPOConfig, get_peft_config
+from trl import GRPOConfig
 
 from vl_reward import DatasetArguments, RecipeParser, RewardScorer, ServerScorer, VisionModelConfig, share_prefixes
 from vl_reward.arguments.engine_arguments import SERVER_URL
@@ -105,7 +105,7 @@ def main(script_args, training_args, model_args):
         args=training_args,
         train_dataset=dataset,
         processing_class=processor,
-        peft_config=get_peft_config(model_args),
+        peft_config=model_args.peft_config,
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
 

@@ -19,7 +19,7 @@ import functools
 from dataclasses import dataclass, field
 
 from transformers import AutoModelForImageTextToText, AutoProcessor, EarlyStoppingCallback, set_seed
-from trl import DPOConfig, get_peft_config
+from trl import DPOConfig
 
 from vl_reward import DatasetArguments, MPOTrainer, RecipeParser, SamplingParameters, VisionModelConfig, share_prefixes
 from vl_reward.data.named_dataset import NamedDataset
@@ -110,7 +110,7 @@ def main(script_args, training_args, model_args):
         args=training_args,
         train_dataset=dataset,
         processing_class=processor,
-        peft_config=get_peft_config(model_args),
+        peft_config=model_args.peft_config,
         use_reward_shift=script_args.use_reward_shift,
         **early_stopping,
     )

@@ -22,7 +22,7 @@ Reads a checkpoint of either family (stage 1) or a reward model (stage 2) and a 
 import functools
 
 from transformers import AutoModelForSequenceClassification, AutoProcessor, set_seed
-from trl import RewardConfig, get_peft_config
+from trl import RewardConfig
 
 from vl_reward import (
     DatasetArguments,
@@ -100,7 +100,7 @@ def main(script_args, training_args, model_args):
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=processor,
-        peft_config=get_peft_config(model_args),  # with LoRA, head and projector are trained in full
+        peft_config=model_args.peft_config,  # with LoRA, head and projector are trained in full
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 from peft import get_peft_model
-from trl import get_peft_config
 
-from vl_reward import Qwen2_5_VLForSequenceClassification, RecipeParser
+from vl_reward import RecipeParser, VisionModelConfig
+from vl_reward.models.vision_reward_model import VisionRewardModel
 
 
 ROOT = Path(__file__).parent.parent
@@ -96,19 +96,30 @@ def test_paths_in_commands_exist(path):
 
 
 @pytest.mark.parametrize("name", ["reward_stage1_lora", "mpo_lora"])
-def test_lora_trains_the_language_model_alone(name, policy, reward_model):
-    config = ROOT / f"recipes/configs/qwen2_5_vl_7b/{name}.yaml"
-    lora = get_peft_config(parse(config, recipe_of(config))[2])
-    if name != "mpo_lora":
-        lora.modules_to_save = reward_model.trained_in_full(reward_model)  # as VisionRewardTrainer does
+@pytest.mark.parametrize(
+    ("world", "family"), [("qwen2_5_vl_7b", "qwen2_5_vl"), ("qwen3_vl_8b", "qwen3_vl")], indirect=["family"]
+)
+def test_lora_trains_the_language_model_alone(name, world, policy, policy_path, reward_model):
+    config = ROOT / f"recipes/configs/{world}/{name}.yaml"
+    model_args = parse(config, recipe_of(config))[2]
+    model_args.model_name_or_path = policy_path  # the hub's checkpoint is not here
+    lora = model_args.peft_config
+    assert lora.target_modules == reward_model.lora_targets
+    in_full = [] if name == "mpo_lora" else reward_model.trained_in_full(reward_model)
+    lora.modules_to_save = list(in_full)  # as VisionRewardTrainer does
     model = get_peft_model(policy if name == "mpo_lora" else reward_model, lora)
-    assert isinstance(model.base_model.model, Qwen2_5_VLForSequenceClassification) == (name != "mpo_lora")
+    assert isinstance(model.base_model.model, VisionRewardModel) == (name != "mpo_lora")
     trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
     adapted = {key for key in trained if "lora_" in key}
     layers = policy.config.text_config.num_hidden_layers
     assert len(adapted) == 2 * 7 * layers and all(".language_model.layers." in key for key in adapted)
-    in_full = {key.split(".modules_to_save")[0].split(".")[-1] for key in trained - adapted}
-    assert in_full == ({"score", "merger"} if name != "mpo_lora" else set())
+    assert {key.split(".modules_to_save")[0].removeprefix("base_model.model.") for key in trained - adapted} == {*in_full}
+
+
+def test_given_lora_targets_are_kept(policy_path):
+    model_args = VisionModelConfig(policy_path, use_peft=True, lora_target_modules=["q_proj", "v_proj"])
+    assert model_args.peft_config.target_modules == {"q_proj", "v_proj"}
+    assert VisionModelConfig(policy_path).peft_config is None
 
 
 def test_stage_1_and_stage_2_differ_in_one_block():
@@ -168,7 +179,7 @@ def test_an_option_is_read_or_refused(path):
     changes |= {"attn_implementation": "eager", "dtype": "bfloat16", "dataset_test_split": "other"}
     source, types = path.read_text(), dataclasses_of(path)
     known = {field.name for type_ in types for field in dataclasses.fields(type_)}
-    by_function = {"use_peft": "get_peft_config(", "lora_r": "get_peft_config("}
+    by_function = dict.fromkeys(("use_peft", "lora_r"), ".peft_config")
     by_function |= dict.fromkeys(("load_in_4bit", "load_in_8bit"), ".quantization_config")
     for name in changes.keys() & known:
         read = by_function.get(name, f".{name}") in source

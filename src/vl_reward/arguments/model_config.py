@@ -3,9 +3,12 @@
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from transformers import BitsAndBytesConfig
-from trl import ModelConfig, get_quantization_config
+from peft import PeftConfig
+from transformers import AutoConfig, BitsAndBytesConfig
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
+from ..models.families import family_of
+from ..models.vision_reward_model import VisionRewardModel
 from .engine_arguments import SERVER_URL
 from .pixel_budget import VideoBudget, image_pixels
 
@@ -13,8 +16,8 @@ from .pixel_budget import VideoBudget, image_pixels
 @dataclass
 class VisionModelConfig(VideoBudget, ModelConfig):
     """
-    [`~trl.ModelConfig`] with the pixel budget of an image, and [`VideoBudget`]. LoRA adapts the language model's
-    projections by default.
+    [`~trl.ModelConfig`] with the pixel budget of an image, and [`VideoBudget`]. By default LoRA adapts what the
+    checkpoint's family names: the language model's projections.
 
     Parameters:
         max_pixels (`int`, *optional*, defaults to `1003520`):
@@ -29,10 +32,12 @@ class VisionModelConfig(VideoBudget, ModelConfig):
             Whether the recipe prints what it needs of a GPU's memory, and ends there.
     """
 
-    # A bare name such as `q_proj` would match the vision tower, too.
     lora_target_modules: list[str] | None = field(
-        default_factory=lambda: [r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"],
-        metadata={"help": "The modules that LoRA adapts: one pattern, or a list of names."},
+        default=None,
+        metadata={
+            "help": "The modules that LoRA adapts: one pattern, or a list of names. Default: the language model's "
+            "projections."
+        },
     )
     max_pixels: int = field(
         default=1280 * 28 * 28,
@@ -60,15 +65,24 @@ class VisionModelConfig(VideoBudget, ModelConfig):
         return image_pixels(self.model_name_or_path, self.model_revision, self.max_pixels, self.max_image_tokens)
 
     @property
+    def family(self) -> type[VisionRewardModel]:
+        """What the checkpoint's family says of itself."""
+        return family_of(AutoConfig.from_pretrained(self.model_name_or_path, revision=self.model_revision))
+
+    @property
+    def peft_config(self) -> PeftConfig | None:
+        """As TRL reads it, with the family's targets where none are given."""
+        config = get_peft_config(self)
+        if config is not None and config.target_modules is None:
+            config.target_modules = self.family.lora_targets
+        return config
+
+    @property
     def quantization_config(self) -> BitsAndBytesConfig | None:
         """As TRL reads it. The vision tower with its projector, and the heads, stay as they are."""
         config = get_quantization_config(self)
-        if config is not None:
-            config.llm_int8_skip_modules = [
-                "model.visual",
-                "score",
-                "lm_head",
-            ]  # of 4 bits, too, whatever its name says
+        if config is not None:  # the setting is that of 4 bits, too, whatever its name says
+            config.llm_int8_skip_modules = [f"model.{self.family.vision_tower}", "score", "lm_head"]
         return config
 
 

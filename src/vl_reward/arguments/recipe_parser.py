@@ -13,7 +13,7 @@ from trl import ModelConfig, ScriptArguments, TrlParser
 
 # What of the model arguments is read by other names.
 READ_BY = {
-    "get_peft_config(": ("use_peft", "use_rslora", "use_dora", "lora_"),
+    ".peft_config": ("use_peft", "use_rslora", "use_dora", "lora_"),
     ".image_pixels": ("max_pixels", "max_image_tokens"),
     ".video_limits": ("video_",),
     ".quantization_config": ("load_in_", "bnb_", "use_bnb_nested_quant"),

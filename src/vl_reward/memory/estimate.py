@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, TrainingArguments
-from trl import DPOConfig, GRPOConfig, get_peft_config
+from trl import DPOConfig, GRPOConfig
 
 from ..arguments.model_config import VisionModelConfig
 from .held_memory import HeldMemory
@@ -69,7 +69,7 @@ class MemoryEstimate:
             "eager" if model_args.attn_implementation == "eager" else "sdpa",
             self.batch.is_shared,
             functools.partial(freeze, model_args=model_args) if freeze else None,
-            get_peft_config(model_args),
+            model_args.peft_config,
             bits,
             torch.bfloat16 if self.is_converted else None,
             drops_out=not training_args.disable_dropout,

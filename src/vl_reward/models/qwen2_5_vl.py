@@ -28,6 +28,7 @@ class Qwen2_5_VLForSequenceClassification(VisionRewardModel, Qwen2_5_VLPreTraine
     vision_tower = "visual"
     projectors = ("merger",)
     vllm_head_name = "language_model.score"  # its decoder is a whole Qwen2ForCausalLM there
+    lora_targets = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
     times_in_text = False
 
     @classmethod

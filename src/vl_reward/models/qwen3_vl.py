@@ -28,6 +28,7 @@ class Qwen3VLForSequenceClassification(VisionRewardModel, Qwen3VLPreTrainedModel
     vision_tower = "visual"
     projectors = ("deepstack_merger_list", "merger")
     vllm_head_name = "score"
+    lora_targets = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
     times_in_text = True
 
 

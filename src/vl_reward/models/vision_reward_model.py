@@ -44,6 +44,9 @@ class VisionRewardModel(GenericForSequenceClassification):
             and, as the last, the one that ends it.
         vllm_head_name (`str`):
             What vLLM calls the head.
+        lora_targets (`str`):
+            The pattern of the modules that LoRA adapts: the decoder's projections. A bare name such as `q_proj` may
+            match the vision tower, too.
         times_in_text (`bool`):
             Whether the times of a video's frames stand as text between them. Else they are positions.
     """
@@ -53,6 +56,7 @@ class VisionRewardModel(GenericForSequenceClassification):
     vision_tower: ClassVar[str]
     projectors: ClassVar[tuple[str, ...]]
     vllm_head_name: ClassVar[str]
+    lora_targets: ClassVar[str]
     times_in_text: ClassVar[bool]
 
     _keep_in_fp32_modules_strict = {"score"}  # of a reward checkpoint; a new head is made in float32 below
