@@ -11,8 +11,8 @@ accelerate launch --config_file accelerate_configs/deepspeed_zero3.yaml recipes/
     --config recipes/configs/qwen2_5_vl_7b/mpo.yaml
 
 Reads the policy that was sampled from, the preferences of label_preferences.py and, with `verifiable_dataset`, prompts
-with answers, on which accuracy is measured every `eval_steps`: training stops when it stops rising, and the best
-checkpoint is kept. Writes a better policy, and `refused.jsonl`: rows that cannot be trained on.
+with answers, on which accuracy is measured after training and every `eval_steps`. Writes a better policy,
+`eval_results.json`, and `refused.jsonl`: rows that cannot be trained on.
 """
 
 import functools
@@ -38,14 +38,21 @@ INPUTS = ("model_name_or_path", "dataset_name", "verifiable_dataset")
 @dataclass
 class MPOArguments(DatasetArguments):
     verifiable_dataset: str | None = field(
-        default=None, metadata={"help": "Training stops when the accuracy on these no longer rises. Report on others."}
+        default=None,
+        metadata={
+            "help": "Prompts with answers. Accuracy on them is measured after training, and every `eval_steps` with "
+            "`eval_strategy: steps`. With `metric_for_best_model: greedy_accuracy` training stops when it no longer "
+            "rises. Report on others."
+        },
     )
     verifier: str = field(
         default="exact",
         metadata={"help": "What compares a response with the column `answer`.", "choices": [*VERIFIERS]},
     )
     max_new_tokens: int = field(default=1024, metadata={"help": "The most tokens of a response to these prompts."})
-    patience: int = field(default=3, metadata={"help": "The evaluations without a rise after which training stops."})
+    patience: int = field(
+        default=3, metadata={"help": "With `metric_for_best_model`: evaluations without a rise that end training."}
+    )
     use_reward_shift: bool = field(default=True, metadata={"help": "Whether BCO has its shift δ. TRL has none."})
 
 
@@ -54,11 +61,11 @@ def main(script_args, training_args, model_args):
     if model_args.estimate:
         estimate = MemoryEstimate(AutoModelForImageTextToText, training_args, model_args)
         return training_args.distributed_state.print(estimate)
-    measured = training_args.eval_strategy != "no" and training_args.metric_for_best_model is not None
-    if script_args.verifiable_dataset is not None and not measured:
+    best = training_args.metric_for_best_model
+    if best is not None and (best != "greedy_accuracy" or training_args.eval_strategy == "no"):
         raise ValueError(
-            "`verifiable_dataset` stops training by its accuracy, which is not measured. Set `eval_strategy: steps`, "
-            "`eval_steps` and `metric_for_best_model: greedy_accuracy`; `load_best_model_at_end: true` keeps the best."
+            f"`metric_for_best_model: {best}` is never measured. Set it to `greedy_accuracy`, and "
+            "`verifiable_dataset`, `eval_strategy: steps` and `eval_steps` besides."
         )
 
     ####################
@@ -92,14 +99,15 @@ def main(script_args, training_args, model_args):
     preflight = TrainingPreflight(training_args.output_dir, script_args.too_long, training_args.dataset_num_proc)
     check = PolicyPairCheck(processor, training_args.max_length)
     (dataset,) = preflight(check, train=dataset.split(script_args.dataset_train_split))
-    early_stopping = {}
+    measuring = {}
     if script_args.verifiable_dataset is not None:
         prompts = NamedDataset(script_args.verifiable_dataset).split(script_args.dataset_test_split)
         (prompts,) = preflight(PromptCheck(processor), verifiable=prompts)
         sampling = SamplingParameters(max_new_tokens=script_args.max_new_tokens, temperature=0.0)
         accuracy = GreedyAccuracy(processor, prompts, VERIFIERS[script_args.verifier], sampling)
-        callback = EarlyStoppingCallback(script_args.patience)
-        early_stopping = {"eval_dataset": prompts, "evaluate_policy": accuracy, "callbacks": [callback]}
+        measuring = {"eval_dataset": prompts, "evaluate_policy": accuracy}
+        if best is not None:
+            measuring["callbacks"] = [EarlyStoppingCallback(script_args.patience)]
 
     ####################
     # Training
@@ -112,10 +120,18 @@ def main(script_args, training_args, model_args):
         processing_class=processor,
         peft_config=model_args.peft_config,
         use_reward_shift=script_args.use_reward_shift,
-        **early_stopping,
+        **measuring,
     )
     del ref_model  # with `precompute_ref_log_probs` the trainer has no more need of it
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+
+    ####################
+    # Evaluation
+    ####################
+    if script_args.verifiable_dataset is not None:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
 
     ####################
     # Save

@@ -113,7 +113,9 @@ def test_lora_trains_the_language_model_alone(name, world, policy, policy_path, 
     adapted = {key for key in trained if "lora_" in key}
     layers = policy.config.text_config.num_hidden_layers
     assert len(adapted) == 2 * 7 * layers and all(".language_model.layers." in key for key in adapted)
-    assert {key.split(".modules_to_save")[0].removeprefix("base_model.model.") for key in trained - adapted} == {*in_full}
+    assert {key.split(".modules_to_save")[0].removeprefix("base_model.model.") for key in trained - adapted} == {
+        *in_full
+    }
 
 
 def test_given_lora_targets_are_kept(policy_path):

@@ -1,5 +1,7 @@
 """Rows in all the forms that conversations have: read alike by both collators and the scorer, or refused by name."""
 
+import base64
+
 import pytest
 import torch
 from PIL import Image
@@ -210,8 +212,19 @@ def test_a_prompt_is_read_out_with_all_its_turns():
 # ---- What a message says besides text and images
 
 CALL = {"tool_calls": [{"type": "function", "function": {"name": "weather"}}]}
+
+
+def linked(kind, link):
+    """A question with a part in OpenAI's form."""
+    return [user([{"type": kind, kind: link}, text("What?")])]
+
+
 UNREAD = {
-    "image_url": [user([{"type": "image_url", "image_url": {"url": "a.png"}}, text("What?")])],
+    "an image_url that is not there": linked("image_url", {"url": "a.png"}),
+    "an image_url of the web": linked("image_url", {"url": "https://a.org/a.png"}),
+    "an image_url without a url": linked("image_url", {}),
+    "an image_url's detail": linked("image_url", {"url": "a.png", "detail": "low"}),
+    "a video_url": linked("video_url", {"url": "a.mp4"}),
     "video": [user([{"type": "video", "video": "a.mp4"}, text("What?")])],
     "audio": [user([{"type": "audio", "audio": "a.wav"}]), said("Hm."), user("What?")],
     "no type": [user([{"text": "What?"}])],
@@ -331,19 +344,33 @@ def test_an_image_in_a_later_turn_is_trained_on_there(processor, collator):
 
 
 @COLLATORS
-@pytest.mark.parametrize("images", ["a.jpg", b"bytes", picture(), {"bytes": b"", "path": None}, 7, {"a"}])
-def test_images_that_are_no_list_are_refused(processor, collator, images):
-    with pytest.raises(ValueError, match="row r9: `images` is .*, and a list is needed, for one image too"):
-        collator(processor)([row(images=images)])
+def test_one_image_alone_is_a_list_of_one(processor, collator, tmp_path):
+    picture().save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    listed = collator(processor)([row(images=[picture()])])
+    for alone in (picture(), str(tmp_path / "a.png"), tmp_path / "a.png", data, {"bytes": data, "path": None}):
+        made = collator(processor)([row(images=alone)])
+        assert made.keys() == listed.keys()
+        assert all(torch.equal(made[key], listed[key]) for key in made if isinstance(made[key], torch.Tensor))
+    for images in (7, {"a"}, iter([picture()])):
+        with pytest.raises(ValueError, match="row r9: `images` is .*, and an image or a list of images is needed"):
+            collator(processor)([row(images=images)])
+    with pytest.raises(ValueError, match="row r9: a.jpg could not be decoded"):
+        collator(processor)([row(images="a.jpg")])
 
 
-def test_the_scorer_takes_a_list_of_images_per_completion(reward_model, processor, tmp_path):
+def test_the_scorer_takes_images_for_each_completion(reward_model, processor, tmp_path):
     picture().save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
     scorer = RewardScorer(reward_model, processor)
-    for flat in (["a.jpg"], [picture()], [data]):
-        with pytest.raises(ValueError, match="completion 0: `images` is .*, and a list is needed"):
-            scorer(["What?"], ["A cat."], flat)
+    listed = scorer(["What?"], ["A cat."], [[picture()]])
+    url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    for flat in ([picture()], [data], [str(tmp_path / "a.png")], [url]):
+        assert scorer(["What?"], ["A cat."], flat) == listed
+    for link in (url, {"url": url}, {"url": url, "detail": "auto"}, {"url": str(tmp_path / "a.png")}):
+        assert scorer([linked("image_url", link)], ["A cat."]) == listed
+    with pytest.raises(ValueError, match="completion 0: a.jpg could not be decoded"):
+        scorer(["What?"], ["A cat."], ["a.jpg"])
     with pytest.raises(ValueError, match="'images': 2} were given. Each completion needs one prompt, and one list"):
         scorer(["What?"], ["A cat."], [picture(), picture()])
     scores = scorer(["What?"] * 3, ["A cat."] * 3, [None, [], ()])

@@ -145,8 +145,29 @@ def test_prompts_stop_the_training_of_a_policy(world, tmp_path):
     stopping += ["--eval_steps", 1, "--metric_for_best_model", "greedy_accuracy", "--save_strategy", "steps"]
     pairs = ["--dataset_name", "labelled/preferences", "--output_dir", tmp_path, "--save_steps", 1]
     run_recipe("mpo", "--model_name_or_path", POLICY, *pairs, *TRAINING, *stopping)
+    final = json.loads((tmp_path / "eval_results.json").read_text())
     history = json.loads((tmp_path / "checkpoint-1/trainer_state.json").read_text())["log_history"]
-    assert [0 <= entry["eval_greedy_accuracy"] <= 1 for entry in history if "eval_greedy_accuracy" in entry] == [True]
+    (measured,) = [entry["eval_greedy_accuracy"] for entry in history if "eval_greedy_accuracy" in entry]
+    assert 0 <= measured <= 1 and final["eval_greedy_accuracy"] == measured  # of the same weights
+
+
+def test_prompts_alone_measure_a_policy_after_training(world, tmp_path):
+    prompts = ["--verifiable_dataset", "answered/prompts", "--max_new_tokens", 24]
+    pairs = ["--dataset_name", "labelled/preferences", "--output_dir", tmp_path]
+    run_recipe("mpo", "--model_name_or_path", POLICY, *pairs, *TRAINING, *prompts)
+    measured = json.loads((tmp_path / "eval_results.json").read_text())
+    assert 0 <= measured["eval_greedy_accuracy"] <= 1 and measured["eval_response_characters"] > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--metric_for_best_model", "greedy_accuracy"), ("--load_best_model_at_end", "true", "--eval_strategy", "steps")],
+)
+def test_a_measure_that_is_never_taken_is_refused(world, options, tmp_path):
+    pairs = ["--dataset_name", "labelled/preferences", "--verifiable_dataset", "answered/prompts"]
+    command = ["--model_name_or_path", POLICY, *pairs, *TRAINING, *options, "--save_strategy", "steps"]
+    with pytest.raises(ValueError, match="is never measured. Set it to `greedy_accuracy`"):
+        run_recipe("mpo", *command, "--output_dir", tmp_path)
 
 
 def test_scored_rows_are_labelled_and_continued(world, reward_model, tmp_path):

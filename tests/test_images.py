@@ -10,6 +10,7 @@ import shutil
 import struct
 import threading
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -391,6 +392,8 @@ def test_a_blank_image_lies_as_the_photograph_does(tmp_path):
 
 def test_a_row_has_a_list_of_images():
     assert as_image_list(None) == as_image_list([]) == as_image_list(()) == []
-    for given in ("a.jpg", b"x", Image.new("RGB", (2, 2)), {"path": "a"}, 7):
-        with pytest.raises(ValueError, match="a list is needed, for one image too"):
-            as_image_list(given)
+    for alone in ("a.jpg", Path("a.jpg"), b"x", Image.new("RGB", (2, 2)), {"path": "a"}):
+        assert as_image_list(alone) == as_image_list([alone]) == [alone]
+    for other in (7, {"a.jpg"}, iter(["a.jpg"])):
+        with pytest.raises(ValueError, match="`images` is .*, and an image or a list of images is needed"):
+            as_image_list(other)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, Value
 from peft import LoraConfig
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForImageTextToText, EarlyStoppingCallback, Qwen2_5_VLForConditionalGeneration
@@ -46,7 +46,7 @@ def mpo_config(output_dir, **changes):
 @pytest.fixture
 def make_trainer(policy_path, processor, image_pairs, tmp_path):
     def make(rows=image_pairs, model=None, ref_model=None, **changes):
-        peft_config = changes.pop("peft_config", None)
+        peft_config, features = changes.pop("peft_config", None), changes.pop("features", PREFERENCE_FEATURES)
 
         def load():
             return AutoModelForImageTextToText.from_pretrained(policy_path, dtype="float32")
@@ -55,7 +55,7 @@ def make_trainer(policy_path, processor, image_pairs, tmp_path):
             model=model if model is not None else load(),
             ref_model=None if peft_config else ref_model if ref_model is not None else load(),
             args=mpo_config(tmp_path / "out", **changes),
-            train_dataset=Dataset.from_list(rows, PREFERENCE_FEATURES),
+            train_dataset=Dataset.from_list(rows, features),
             processing_class=processor,
             peft_config=peft_config,
         )
@@ -482,6 +482,18 @@ def test_checkpoints_with_tied_embeddings_are_read_back(config, processor, image
     train("best", **best)
 
 
-def test_sorting_by_length_is_refused(make_trainer):
+def test_sorting_by_length_needs_lengths(make_trainer, image_pairs):
     with pytest.raises(ValueError, match="`train_sampling_strategy` is group_by_length, which sorts rows"):
         make_trainer(train_sampling_strategy="group_by_length")
+    trainer = make_trainer(
+        [row | {"length": number % 2} for number, row in enumerate(image_pairs)],
+        features=Features(PREFERENCE_FEATURES | {"length": Value("int64")}),
+        train_sampling_strategy="group_by_length",
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=1,
+    )
+    place = {f"row {row['id']}": number for number, row in enumerate(image_pairs)}
+    lengths = [place[id] % 2 for batch in trainer.get_train_dataloader() for id in batch["id"]]
+    assert sum(lengths) == 12
+    for start in range(0, 24, 6):  # transformers sorts three batches at a time
+        assert lengths[start : start + 6] == sorted(lengths[start : start + 6], reverse=True)

@@ -1,5 +1,6 @@
 """What `dataset_name` may be: saved sets, files as people have them, with or without splits."""
 
+import base64
 import json
 
 import pytest
@@ -203,18 +204,45 @@ def test_columns_that_are_not_there_are_named(tmp_path, name, columns, message):
         NamedDataset(str(tmp_path / name), columns=columns)
 
 
+def test_images_that_messages_hold_are_listed(tmp_path):
+    """Qwen's form and OpenAI's, in the prompt or in two whole conversations."""
+    PILImage.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    url = f"data:image/png;base64,{base64.b64encode((tmp_path / 'a.png').read_bytes()).decode()}"
+    forms = [{"type": "image", "image": "a.png"}, {"type": "image_url", "image_url": {"url": url, "detail": "auto"}}]
+    rows = [{"prompt": "What?", "images": ["a.png"], "chosen": "a", "rejected": "b"}]
+    for form in forms:
+        asked = [{"role": "user", "content": [form, {"type": "text", "text": "What?"}]}]
+        whole = {side: asked + [{"role": "assistant", "content": side[0]}] for side in ("chosen", "rejected")}
+        rows += [{"prompt": asked, "chosen": "a", "rejected": "b"}, whole]
+    clip = {"role": "user", "content": [{"type": "video_url", "video_url": "a.mp4"}, {"type": "text", "text": "What?"}]}
+    rows.append({"prompt": [clip], "chosen": "a", "rejected": "b"})
+    twice = {"prompt": rows[1]["prompt"], "images": ["a.png"], "chosen": "a", "rejected": "b"}
+    other = [{"role": "user", "content": [{"type": "image", "image": "b.png"}, {"type": "text", "text": "What?"}]}]
+    apart = rows[2] | {"rejected": other + rows[2]["rejected"][1:]}
+    (tmp_path / "pairs.jsonl").write_text(lines(rows + [twice, apart]))
+    read = NamedDataset(str(tmp_path / "pairs.jsonl")).split("train")
+    assert read["unreadable"][:6] == [None] * 6
+    assert all("its messages hold images or videos themselves, and others" in one for one in read["unreadable"][6:])
+    assert [len(images) for images in read["images"][:6]] == [1, 1, 1, 1, 1, 0]
+    assert all(load_image(images[0]).getpixel((0, 0)) == (255, 0, 0) for images in read["images"][:5])
+    assert read["videos"][5][0]["path"] == str(tmp_path / "a.mp4")
+    places = [
+        [part["type"] for part in (row["prompt"] or row["chosen"])[0]["content"]] for row in read.select(range(6))
+    ]
+    assert places == [["image", "text"]] * 5 + [["video", "text"]]
+
+
 def test_a_row_that_cannot_be_read_is_marked(tmp_path):
     video = [{"role": "user", "content": [{"type": "video"}]}]
-    rows = [{"id": "mine", "prompt": video, "images": []}, {"prompt": "q", "images": "a.png"}]
+    rows = [{"id": "mine", "prompt": video, "images": []}, {"prompt": "q", "images": 7}]
     rows += [{"id": "gone", "prompt": "q", "images": [None]}, {"id": "good", "prompt": "q", "answer": "7"}]
     (tmp_path / "prompts.jsonl").write_text(lines(rows))
     read = NamedDataset(str(tmp_path / "prompts.jsonl")).split("train")
     assert read["id"][:] == ["mine", "1", "gone", "good"] and read["answer"][:] == [None, None, None, "7"]
-    video, text, null, good = read["unreadable"][:]
+    video, number, null, good = read["unreadable"][:]
     assert video.startswith("Number of videos provided (0)") and good is None
-    assert text.startswith("`images` is a.png, and a list is needed") and null.startswith(
-        "an image is None, and a path"
-    )
+    assert number.startswith("`images` is 7, and an image or a list of images is needed.")
+    assert null.startswith("an image is None, and a path")
     assert list(map(len, read["images"])) == [0, 1, 1, 0]  # as many as a choice of rows with images has to see
     (tmp_path / "prompts.jsonl").write_text(lines(rows[3:]))
     assert "unreadable" not in NamedDataset(str(tmp_path / "prompts.jsonl")).split("train").column_names

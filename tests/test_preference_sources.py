@@ -508,7 +508,7 @@ CALL = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", 
     [
         (
             {"prompt": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}]}]},
-            "a message has a part of type 'image_url', and only text, image and video are read",
+            "a message holds an image itself, and images are read from the row's `images`",
         ),
         (
             {"prompt": [*asked(TEXT), CALL, *asked(TEXT)]},
@@ -524,7 +524,7 @@ CALL = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", 
         ({"rejected": None}, "the rejected response is missing"),
         ({"prompt": "<image> What?"}, r"Number of images provided \(0\)"),
         ({"images": ["a.png", None]}, "one of the images is null"),
-        ({"images": "a.png"}, "`images` is a.png, and a list is needed"),
+        ({"images": 7}, "`images` is 7, and an image or a list of images is needed"),
         ({"score_chosen": float("nan")}, "a score is not a finite number"),
     ],
 )

@@ -171,6 +171,9 @@ def test_grpo_with_fewer_prompts_than_a_batch_is_an_error(policy, processor, row
     message = "7 prompts were given, and 8 prompts are sampled at a time: `generation_batch_size` is 16, and `num_gen"
     with pytest.raises(ValueError, match=message):
         VisionGRPOTrainer(policy, args, train_dataset=prompts, **settings)
+    args.train_sampling_strategy = "group_by_length"
+    with pytest.raises(ValueError, match="`train_sampling_strategy: group_by_length` has no effect: GRPO has an order"):
+        VisionGRPOTrainer(policy, args, train_dataset=prompts, **settings)
     with caplog.at_level(logging.WARNING):
         check_batches(16, args)
         assert not [record for record in caplog.records if "leaves out" in record.message]

@@ -39,14 +39,18 @@ def reward_config(output_dir, **changes):
     return RewardConfig(output_dir=str(output_dir), **{**settings, **changes})
 
 
+def as_dataset(rows):
+    return rows if isinstance(rows, Dataset) else Dataset.from_list(rows, PREFERENCE_FEATURES)
+
+
 @pytest.fixture
 def make_trainer(reward_model, processor, mixed_pairs, tmp_path):
     def make(model=reward_model, rows=mixed_pairs, eval_rows=None, peft_config=None, **changes):
         return VisionRewardTrainer(
             model=model,
             args=reward_config(tmp_path / "out", **changes),
-            train_dataset=Dataset.from_list(rows, PREFERENCE_FEATURES),
-            eval_dataset=None if eval_rows is None else Dataset.from_list(eval_rows, PREFERENCE_FEATURES),
+            train_dataset=as_dataset(rows),
+            eval_dataset=None if eval_rows is None else as_dataset(eval_rows),
             processing_class=processor,
             peft_config=peft_config,
         )
@@ -308,9 +312,33 @@ def test_corrupt_image_is_named_with_its_row(make_trainer, mixed_pairs):
         make_trainer(rows=rows).train()
 
 
-@pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
-def test_sorting_by_length_is_refused(make_trainer, strategy):
-    with pytest.raises(
-        ValueError, match=f"`train_sampling_strategy` is {strategy}, .* Choose `random` or `sequential`"
-    ):
-        make_trainer(train_sampling_strategy=strategy)
+STRATEGIES = pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
+
+
+@STRATEGIES
+@pytest.mark.parametrize("lengths", [None, [1, None, 3, 4], [1.5, 2.0, 3.0, 4.0], [-1, 2, 3, 4]])
+def test_sorting_by_lengths_that_are_not_there_is_refused(make_trainer, mixed_pairs, strategy, lengths):
+    rows = Dataset.from_list(mixed_pairs[:4], PREFERENCE_FEATURES)
+    rows = rows if lengths is None else rows.add_column("length", lengths)
+    message = (
+        f"`train_sampling_strategy` is {strategy}, .* the train rows have no whole number each in a column `length`"
+    )
+    with pytest.raises(ValueError, match=message):
+        make_trainer(rows=rows, train_sampling_strategy=strategy)
+
+
+@STRATEGIES
+def test_rows_are_sorted_by_their_column(make_trainer, mixed_pairs, strategy):
+    """Every second row is long. transformers sorts three batches at a time, of rows drawn at random."""
+    rows = Dataset.from_list(mixed_pairs[:24], PREFERENCE_FEATURES).add_column("tokens", [1, 100] * 12)
+    settings = {"train_sampling_strategy": strategy, "length_column_name": "tokens", "per_device_train_batch_size": 2}
+    trainer = make_trainer(rows=rows, eval_rows=rows, gradient_accumulation_steps=1, **settings)
+    collate, batches = trainer.data_collator, []
+    trainer.data_collator = lambda rows: batches.append([row["tokens"] for row in rows]) or collate(rows)
+    list(trainer.get_train_dataloader())
+    assert sorted(sum(batches, [])) == [1] * 12 + [100] * 12
+    if strategy == "group_by_length":
+        for start in range(0, 12, 3):
+            assert (three := sum(batches[start : start + 3], [])) == sorted(three, reverse=True)
+    trainer.train()
+    assert trainer.evaluate()["eval_n_pairs"] == 24

@@ -151,7 +151,6 @@ REFUSED = {
         r"Number of videos provided \(0\) does not match number of video placeholders \(1\)",
     ),
     "a mark and no video": ("<video>\nWhich came first?", None, None, r"Number of videos provided \(0\)"),
-    "one video alone": ("Which?", None, ["film"], "a list is needed, for one video too"),
     "two lists for one completion": ("Which?", None, [["film"], ["film"]], "'completions': 1, 'videos': 2"),
     "a URL": ("Which?", None, [["https://example.org/a.mp4"]], "completion 0: https://example.org/a.mp4 could not be"),
     "a video in the images' place": ("Which?", [["film"]], None, "a.mp4 could not be decoded"),

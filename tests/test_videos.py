@@ -280,11 +280,13 @@ def test_a_pipe_and_an_empty_folder_are_not_waited_for(tmp_path, limited):
         load_video(tmp_path / "clip", limited())
 
 
-def test_a_list_of_videos_is_needed(tmp_path):
+def test_one_video_alone_is_a_list_of_one(tmp_path):
     assert as_video_list(None) == [] and as_video_list((["a.png"], "b.mp4")) == [["a.png"], "b.mp4"]
     for alone in ("a.mp4", tmp_path, b"video", {"path": "a.mp4"}):
-        with pytest.raises(ValueError, match=r"a list is needed, for one video too: `\[video\]`"):
-            as_video_list(alone)
+        assert as_video_list(alone) == [alone]
+    for other in (7, {"a.mp4"}, iter(["a.mp4"])):
+        with pytest.raises(ValueError, match="`videos` is .*, and a video or a list of videos is needed"):
+            as_video_list(other)
 
 
 def test_a_key_is_that_of_the_same_source():

@@ -86,17 +86,19 @@ def fetch_image(url: str, timeout: float = 10.0, max_bytes: int = MAX_BYTES) -> 
     return {"bytes": bytes(data), "path": None}
 
 
-def as_image_list(images: list | None) -> list:
+def as_image_list(images: Sequence | str | Path | bytes | dict | Image.Image | None) -> list:
     """
-    A row's images, `None` for none.
+    A row's images: a list, one image alone, or `None` for none.
 
     Raises:
-        ValueError: If they are no list: one image alone would be read letter by letter, or byte by byte.
+        ValueError: For anything else.
     """
     if images is None:
         return []
-    if isinstance(images, str | bytes | Path | dict | Image.Image) or not isinstance(images, Sequence):
-        raise ValueError(f"`images` is {shown(images)}, and a list is needed, for one image too: `[image]`.")
+    if isinstance(images, str | bytes | Path | dict | Image.Image):
+        return [images]
+    if not isinstance(images, Sequence):
+        raise ValueError(f"`images` is {shown(images)}, and an image or a list of images is needed.")
     return list(images)
 
 

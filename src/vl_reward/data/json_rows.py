@@ -9,7 +9,7 @@ from datasets import Dataset, Features, Json, concatenate_datasets
 from .encoding import named_row
 from .images import as_image_list, data_url_bytes, shown
 from .messages import as_parts, check_characters, read_messages
-from .placeholders import place_images
+from .placeholders import extract_images, place_images
 from .videos.stored_videos import stored_video
 from .videos.video_source import as_video_list, videos_of
 
@@ -64,8 +64,8 @@ def renamed(row: dict, columns: dict[str, str], replaced: set[str]) -> dict:
 def read_row(path: Path, number: int, row: dict) -> dict:
     """A row whose messages all have the same form, as Arrow needs, with its images and its videos as lists."""
     with named_row(f"{path}, row {number if row.get('id') is None else row['id']}"):
-        image, images = row.get("image"), row.get("images")
-        images = [image] if images is None and image is not None else as_image_list(images)
+        row = with_listed_images(row)
+        images = as_image_list(row.get("image") if row.get("images") is None else row["images"])
         name = str(number if row.get("id") is None else row["id"])
         read = {**row, "id": name, "images": [located(image, path.parent) for image in images]}
         read.pop("image", None)
@@ -73,14 +73,33 @@ def read_row(path: Path, number: int, row: dict) -> dict:
         if row.keys() & {"video", "videos"}:
             read["videos"] = [stored_video(video, path.parent) for video in videos]
         read.pop("video", None)
-        asked_by = ("prompt",) if row.get("prompt") is not None else ("chosen", "rejected")  # whole conversations
         for column, role in ROLE_OF.items():
             if row.get(column) is not None:
                 messages = read_messages(row[column], role)
-                if column in asked_by:
+                if column in asked_by(row):
                     messages = place_images(messages, len(images), len(videos))
                 read[column] = [{**message, "content": as_parts(message["content"])} for message in messages]
         return read
+
+
+def asked_by(row: dict) -> tuple[str, ...]:
+    """The columns that hold what is asked: the prompt, or without one both whole conversations."""
+    return ("prompt",) if row.get("prompt") is not None else ("chosen", "rejected")
+
+
+def with_listed_images(row: dict) -> dict:
+    """A row whose images and videos are in its `images` and `videos`, also those that its messages held themselves."""
+    read = {name: extract_images(row[name], ROLE_OF[name]) for name in asked_by(row) if row.get(name) is not None}
+    held = [{"images": images, "videos": videos} for _, images, videos in read.values()]
+    if not any(any(one.values()) for one in held):
+        return row
+    if held != held[:1] * len(held) or any(row.get(name) for name in ("image", "images", "video", "videos")):
+        raise ValueError(
+            "its messages hold images or videos themselves, and others are in its `images` or `videos`, or in its "
+            "other conversation. Put all of them into one place."
+        )
+    listed = {name: sources for name, sources in held[0].items() if sources}
+    return row | {name: messages for name, (messages, *_) in read.items()} | listed
 
 
 def read_or_marked_row(path: Path, number: int, row: dict) -> dict:

@@ -6,6 +6,7 @@ from trl.trainer.utils import remove_none_values
 ROLES = ("system", "user", "assistant")
 # A filled placeholder has `image` or `video`, a numbered one `index`.
 PARTS = {"text": ("type", "text"), "image": ("type", "image", "index"), "video": ("type", "video", "index")}
+LINKS = {"image_url": "image", "video_url": "video"}  # OpenAI's chat format
 MARKS = {"image": "<image>", "video": "<video>"}  # what stands for one in a text
 
 
@@ -46,6 +47,8 @@ def read_messages(turns: str | list[dict], role: str) -> list[dict]:
 def read_part(part: dict) -> dict:
     """A part of a message with the keys of [`PARTS`] only. Raises what [`read_messages`] does."""
     kind = part.get("type") if isinstance(part, dict) else None
+    if kind in LINKS:
+        part, kind = filled_by_link(part, kind), LINKS[kind]
     if kind not in PARTS:
         kind = repr(kind) if isinstance(part, dict) else type(part).__name__
         raise ValueError(
@@ -58,6 +61,17 @@ def read_part(part: dict) -> dict:
         raise ValueError(f"the text of a message is no string: {shown(part['text'])}.")
     read = {key: part[key] for key in PARTS[kind] if key in part}
     return {"text": "", **read} if kind == "text" else read
+
+
+def filled_by_link(part: dict, kind: str) -> dict:
+    """A part of OpenAI's chat format, `{"type": "image_url", "image_url": {"url": ...}}`, as one that is filled."""
+    check_keys(part, ("type", kind), f"a part of type {kind}")
+    link = part.get(kind)
+    link = link if isinstance(link, dict) else {"url": link}
+    check_keys(link, ("url",) if link.get("detail") != "auto" else ("url", "detail"), f"a part of type {kind}")
+    if not isinstance(link.get("url"), str) or not link["url"]:
+        raise ValueError(f"a part of type {kind} has no `url`: {shown(part)}. Name a file or a data URL there.")
+    return {"type": LINKS[kind], LINKS[kind]: link["url"]}
 
 
 def check_keys(given: dict, known: tuple[str, ...], name: str) -> None:

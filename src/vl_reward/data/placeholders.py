@@ -89,15 +89,15 @@ def split_at_marks(part: dict, kinds: set[str]) -> list[dict]:
     return parts
 
 
-def extract_images(prompt: str | list[dict]) -> tuple[list[dict], list, list]:
+def extract_images(turns: str | list[dict], role: str = "user") -> tuple[list[dict], list, list]:
     """
-    Part a prompt and the images and videos that its placeholders hold already, as `GRPOTrainer` fills them in before it
-    asks for rewards.
+    Part messages and the images and videos that their placeholders hold already, as `GRPOTrainer` fills them in before
+    it asks for rewards, and as chat formats have them. A plain string is one turn of `role`.
 
     Returns:
-        `tuple[list[dict], list, list]`: the prompt with empty placeholders, the images and the videos, in order.
+        `tuple[list[dict], list, list]`: the messages with empty placeholders, the images and the videos, in order.
     """
-    messages, held = read_messages(prompt, "user"), {"image": [], "video": []}
+    messages, held = read_messages(turns, role), {"image": [], "video": []}
     for message in messages:
         for part in message["content"] if not isinstance(message["content"], str) else ():
             for kind, contents in held.items():

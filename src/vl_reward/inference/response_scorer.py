@@ -84,8 +84,8 @@ class ResponseScorer:
             completions (`list`):
                 Strings, lists of one assistant message, or conversations that begin with the prompt.
             images (`list`, *optional*):
-                One list of images (PIL, path, `data:` URL or bytes) per completion, empty or `None` for text. Without
-                `images`, they are those that the prompts' placeholders hold.
+                One list of images (PIL, path, `data:` URL or bytes) per completion, empty or `None` for text; one image
+                alone stands for a list of one. Without `images`, they are those that the prompts' placeholders hold.
             videos (`list`, *optional*):
                 One list of videos per completion, likewise. A video is a file's path or bytes, a folder of frames, or a
                 list of frames (PIL, paths or bytes). A part of type `video` in the prompt marks its place.
@@ -98,7 +98,7 @@ class ResponseScorer:
 
         Raises:
             ValueError: With the completion's number, for what [`split_turns`] or [`encode_conversations`] refuse, for
-                `images` or `videos` that are not a list each, and for a score that is not a finite number.
+                `images` or `videos` that are neither one nor a list, and for a score that is not a finite number.
         """
         columns = {"prompts": prompts, "completions": completions, "images": images, "videos": videos}
         lengths = {name: len(column) for name, column in columns.items() if column is not None}

@@ -13,6 +13,7 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
+from trl import GRPOTrainer
 
 from ..prefix_sharing.share_prefixes import calls_tower_once
 from .complete_checkpoint import check_resumable, mark_complete, newest_complete, settings_of
@@ -29,10 +30,7 @@ class TrainerGuards(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if self.args.train_sampling_strategy not in ("random", "sequential"):
-            raise ValueError(
-                f"`train_sampling_strategy` is {self.args.train_sampling_strategy}, which sorts rows by their tokens. "
-                "Rows with images have theirs once the collator has encoded them. Choose `random` or `sequential`."
-            )
+            check_lengths(self)
         check_all_are_there(kwargs.get("train_dataset"), self.train_dataset)
         started = int(os.environ.get("WORLD_SIZE", 1))
         if started != self.args.world_size:
@@ -131,6 +129,29 @@ class TrainerGuards(Trainer):
                 f"checkpoint in {self.args.output_dir}. Lower the learning rate, or look at the rows of this step."
             )
         return loss
+
+
+def check_lengths(trainer: Trainer) -> None:
+    """
+    Raises:
+        ValueError: For an order by length, where rows do not give theirs, or the trainer has an order of its own.
+    """
+    strategy, column = trainer.args.train_sampling_strategy, trainer.args.length_column_name
+    if isinstance(trainer, GRPOTrainer):
+        raise ValueError(
+            f"`train_sampling_strategy: {strategy}` has no effect: GRPO has an order of its own. Remove it."
+        )
+    evaluated = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"eval": trainer.eval_dataset}
+    for name, rows in {"train": trainer.train_dataset, **evaluated}.items():
+        if rows is None or "chosen" not in rows.column_names:  # prompts to answer are not sorted
+            continue
+        lengths = rows[column][:] if column in rows.column_names else [None]
+        if not all(isinstance(length, int) and length >= 0 for length in lengths):
+            raise ValueError(
+                f"`train_sampling_strategy` is {strategy}, which sorts rows by their tokens, and the {name} rows have "
+                f"no whole number each in a column `{column}`. Rows with images have their tokens once the collator "
+                "has encoded them. Add the column (`length_column_name`), or choose `random` or `sequential`."
+            )
 
 
 def check_one_tower_call(trainer: Trainer) -> None:

@@ -157,6 +157,7 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
         self._signature_columns += ["id", "videos", "video", "ref_chosen_logps", "ref_rejected_logps"]
+        self._signature_columns.append(self.args.length_column_name)  # for `train_sampling_strategy`
 
     def _compute_loss(self, model, inputs, return_outputs):
         mode = "train" if self.model.training else "eval"

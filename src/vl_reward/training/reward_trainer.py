@@ -87,6 +87,7 @@ class VisionRewardTrainer(TrainerGuards, RewardTrainer):
 
     def _set_signature_columns_if_needed(self):
         self._signature_columns = ["id", "prompt", "chosen", "rejected", "images", "videos", "video", "margin"]
+        self._signature_columns.append(self.args.length_column_name)  # for `train_sampling_strategy`
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"):
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)

@@ -15,17 +15,20 @@ VideoSource = str | Path | bytes | dict | Sequence
 FRAME_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
-def as_video_list(videos: list | None) -> list:
+def as_video_list(videos: Sequence | str | Path | bytes | dict | None) -> list:
     """
-    A row's videos, `None` for none.
+    A row's videos: a list, one video alone, or `None` for none. A list of images is that many videos: the frames of one
+    are a list in the list.
 
     Raises:
-        ValueError: If they are no list: one video alone would be read letter by letter.
+        ValueError: For anything else.
     """
     if videos is None:
         return []
-    if isinstance(videos, str | bytes | Path | dict) or not isinstance(videos, Sequence):
-        raise ValueError(f"`videos` is {shown_video(videos)}, and a list is needed, for one video too: `[video]`.")
+    if isinstance(videos, str | bytes | Path | dict):
+        return [videos]
+    if not isinstance(videos, Sequence):
+        raise ValueError(f"`videos` is {shown_video(videos)}, and a video or a list of videos is needed.")
     return list(videos)
 
 
