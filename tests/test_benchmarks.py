@@ -412,10 +412,11 @@ def test_an_empty_path_is_not_the_folder(tmp_path):
     assert list(BenchmarkImages(tmp_path).of([{"images": None}])) == [[]]
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path):
-    (tmp_path / "rows.jsonl").write_text(json.dumps(vl_row("mmmu_1")) + "\n", encoding="utf-8-sig")
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_text(tmp_path, encoding):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(vl_row("mmmu_1")) + "\n", encoding=encoding)
     rows = vl_rewardbench.load(str(tmp_path / "rows.jsonl"))
-    (tmp_path / "s.jsonl").write_text('{"row": 0, "scores": [1.0, 0.0]}', encoding="utf-8-sig")
+    (tmp_path / "s.jsonl").write_text('{"row": 0, "scores": [1.0, 0.0]}', encoding=encoding)
     assert ScoreFile(tmp_path / "s.jsonl").read(rows) == [[1.0, 0.0]]
 
 

@@ -204,6 +204,22 @@ def test_columns_that_are_not_there_are_named(tmp_path, name, columns, message):
         NamedDataset(str(tmp_path / name), columns=columns)
 
 
+def test_a_file_is_read_in_its_encoding_or_refused(tmp_path):
+    row = {"prompt": "Größe?", "chosen": "a", "rejected": "b"}
+    text = json.dumps(row, ensure_ascii=False) + "\n"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-be"):
+        mark = "\ufeff" if encoding == "utf-16-be" else ""
+        (tmp_path / "pairs.jsonl").write_text(mark + text, encoding=encoding)
+        (read,) = NamedDataset(str(tmp_path / "pairs.jsonl")).split("train")
+        assert text_of(read["prompt"]) == "Größe?"
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "q"}\n' + text, encoding="latin-1")
+    with pytest.raises(ValueError, match="pairs.jsonl, line 2 is not UTF-8: .* Save the file as UTF-8"):
+        NamedDataset(str(tmp_path / "pairs.jsonl"))
+    (tmp_path / "pairs.csv").write_text("prompt,chosen,rejected\nq,a,b\n")
+    with pytest.raises(ValueError, match="ends in '.csv', and .jsonl, .json, .parquet are read. Write it as one"):
+        NamedDataset(str(tmp_path / "pairs.csv"))
+
+
 def test_images_that_messages_hold_are_listed(tmp_path):
     """Qwen's form and OpenAI's, in the prompt or in two whole conversations."""
     PILImage.new("RGB", (40, 30), "red").save(tmp_path / "a.png")

@@ -476,20 +476,31 @@ def test_the_wrong_format_is_named_with_the_reasons(tmp_path):
         load(tmp_path, "rlaif_v", tmp_path / "own.jsonl")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("name", ["lines.jsonl", "list.json"])
-def test_a_byte_order_mark_is_no_text(tmp_path, name):
+def test_a_byte_order_mark_is_no_text(tmp_path, name, encoding):
     rows = [{"prompt": f"{i}?", "chosen": "A", "rejected": "B"} for i in range(3)]
     text = json.dumps(rows) if name == "list.json" else "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    (tmp_path / name).write_text(text, encoding=encoding)
     pairs, counts = load(tmp_path, "trl_format", tmp_path / name)
     assert len(pairs) == 3 and counts["skipped"] == {}
+
+
+@pytest.mark.parametrize("name", ["lines.jsonl", "list.json"])
+def test_a_text_of_another_encoding_is_named(tmp_path, name):
+    rows = [{"prompt": text, "chosen": "A", "rejected": "B"} for text in ("What?", "Größe?")]
+    texts = [json.dumps(row, ensure_ascii=False) for row in rows]
+    text = f"[{texts[0]},\n{texts[1]}]" if name == "list.json" else "\n".join(texts)
+    (tmp_path / name).write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=f"{name}, line 2 is not UTF-8: .* Save the file as UTF-8"):
+        load(tmp_path, "trl_format", tmp_path / name)
 
 
 def test_a_byte_order_mark_of_mmpr(tmp_path):
     row = {"question": TEXT, "chosen": "A", "rejected": "B"}
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8-sig")
     meta = {"one": {"root": ".", "annotation": "a.jsonl"}}
-    (tmp_path / "meta.json").write_text(json.dumps(meta), encoding="utf-8-sig")
+    (tmp_path / "meta.json").write_text(json.dumps(meta), encoding="utf-16")
     assert len(load(tmp_path, "mmpr", tmp_path / "meta.json")[0]) == 1
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow.parquet
 from datasets import Image, load_dataset
 
-from ..data.json_rows import parse_json_rows
+from ..data.json_rows import parse_json_rows, read_text
 
 
 def read_rows(source: str, columns: tuple[str, ...], optional: tuple[str, ...] = (), split: str = "test") -> list[dict]:
@@ -43,7 +43,7 @@ def read_rows(source: str, columns: tuple[str, ...], optional: tuple[str, ...] =
         there = pyarrow.parquet.read_schema(source).names
         rows = pyarrow.parquet.read_table(source, columns=[c for c in columns + optional if c in there]).to_pylist()
     else:
-        rows = parse_json_rows(Path(source).read_text(encoding="utf-8-sig"), source)
+        rows = parse_json_rows(read_text(source), source)
     if not rows:
         raise ValueError(f"{source} holds no row, so there is nothing to measure.")
     for i, row in enumerate(rows):

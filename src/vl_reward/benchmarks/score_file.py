@@ -4,6 +4,8 @@ import json
 import math
 from pathlib import Path
 
+from ..data.json_rows import read_text
+
 
 class ScoreFile:
     """
@@ -28,7 +30,7 @@ class ScoreFile:
             ValueError: For a torn line, a line that is missing, twice there or out of order, a wrong number of scores,
                 and a score that is not a finite number. The line and the row are named.
         """
-        lines = self.path.read_text(encoding="utf-8-sig").split("\n")
+        lines = read_text(self.path).split("\n")
         while lines and not lines[-1].strip():
             lines.pop()
         scores = []

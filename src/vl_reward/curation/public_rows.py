@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 
 from datasets import Dataset, Image, List, load_from_disk
+from datasets.exceptions import DatasetGenerationError
+
+from ..data.json_rows import encoding_of, read_text
 
 
 def read_rows(path: Path, root: str | None, cache: str) -> list[tuple[Dataset, str | None]]:
@@ -24,12 +27,17 @@ def json_lines(path: Path, cache: str) -> Dataset:
     """
     JSON lines, or the objects of a JSON list, as one string each: Arrow could not hold a key whose type varies.
     """
-    with open(path, encoding="utf-8-sig") as file:
+    encoding = encoding_of(path)
+    with open(path, encoding=encoding, errors="replace") as file:
         start = file.read(1000).lstrip()[:1]
     if start == "[":
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-        return Dataset.from_dict({"text": [json.dumps(row) for row in rows]})
-    return Dataset.from_text(str(path), cache_dir=cache, encoding="utf-8-sig")
+        return Dataset.from_dict({"text": [json.dumps(row) for row in json.loads(read_text(path))]})
+    try:
+        return Dataset.from_text(str(path), cache_dir=cache, encoding=encoding)
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            read_text(path)  # says which line
+        raise
 
 
 def undecoded(dataset):

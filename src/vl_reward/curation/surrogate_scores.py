@@ -2,7 +2,8 @@
 
 import json
 import math
-from pathlib import Path
+
+from ..data.json_rows import read_text
 
 
 def read_scores(path: str) -> dict[str, tuple[float, float]]:
@@ -14,7 +15,7 @@ def read_scores(path: str) -> dict[str, tuple[float, float]]:
         ValueError: For a line without an id and two finite numbers. The line and the id are named.
     """
     scores = {}
-    for number, text in enumerate(Path(path).read_text(encoding="utf-8-sig").split("\n"), 1):
+    for number, text in enumerate(read_text(path).split("\n"), 1):
         if not text.strip():
             continue
         try:

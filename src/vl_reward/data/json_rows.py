@@ -1,5 +1,6 @@
 """Rows of a JSON or JSONL file, as people have them."""
 
+import codecs
 import json
 from pathlib import Path
 
@@ -15,6 +16,28 @@ from .videos.video_source import as_video_list, videos_of
 
 
 ROLE_OF = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+
+
+def encoding_of(path: str | Path) -> str:
+    """UTF-8, with a byte order mark or without, or UTF-16 where its mark says so."""
+    with open(path, "rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def read_text(path: str | Path) -> str:
+    """
+    The text of a file that people wrote, in the encoding that [`encoding_of`] finds.
+
+    Raises:
+        ValueError: For bytes of another encoding. The line is named.
+    """
+    try:
+        return Path(path).read_text(encoding=encoding_of(path))
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{path}, line {line} is not UTF-8: {error.reason}. Save the file as UTF-8: `iconv -f latin1 -t utf8`, say."
+        ) from error
 
 
 def parse_json_rows(text: str, name: str) -> list[dict]:

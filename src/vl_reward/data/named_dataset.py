@@ -20,7 +20,7 @@ from datasets import (
 
 from ..arguments.dataset_arguments import COLUMNS, check_columns
 from .content_groups import HELD_OUT, contents_of, draw_groups
-from .json_rows import ROLE_OF, as_dataset, located, parse_json_rows, read_or_marked_row, renamed
+from .json_rows import ROLE_OF, as_dataset, located, parse_json_rows, read_or_marked_row, read_text, renamed
 from .splits import in_shares, with_images
 from .videos.stored_videos import as_text, undecoded_videos, video_as_json
 
@@ -76,6 +76,11 @@ class NamedDataset:
                 raise ValueError(f"`dataset_name: {name}` holds {len(files)} JSONL, JSON or parquet files. Name one.")
             (path,) = files
         self.path = path
+        if path.is_file() and path.suffix not in SUFFIXES:
+            raise ValueError(
+                f"`dataset_name: {name}` is a file that ends in {path.suffix!r}, and {', '.join(SUFFIXES)} are read. "
+                "Write it as one of them: `datasets.Dataset.from_csv(...).to_parquet(...)`, say."
+            )
         if path.suffix in SUFFIXES and not path.exists():
             raise FileNotFoundError(f"`dataset_name: {name}` does not exist.")
         splits = {"": self.read_json()} if self.is_json else self.read_tables(config)
@@ -104,7 +109,7 @@ class NamedDataset:
         return as_dataset([read_or_marked_row(self.path, *row) for row in enumerate(rows)], self.name)
 
     def json_rows(self) -> list[dict]:
-        return parse_json_rows(self.path.read_text(encoding="utf-8-sig"), self.name)
+        return parse_json_rows(read_text(self.path), self.name)
 
     def objects(self, name: str) -> Iterator[dict]:
         """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from ...data.json_rows import parse_json_rows
+from ...data.json_rows import parse_json_rows, read_text
 from ...data.messages import check_characters, read_messages, text_of
 from ...data.placeholders import place_images
 from ..pair import Unusable, as_image, stored
@@ -179,7 +179,7 @@ class PromptSource:
         if path.is_file() and not path.stat().st_size:
             raise ValueError(f"sources: {self.name}: {path} is empty. Write it again, or leave the source out.")
         if self.format == "mathvista" and path.suffix == ".json":
-            rows = parse_json_rows(path.read_text(encoding="utf-8-sig"), str(path))  # each under its `pid`
+            rows = parse_json_rows(read_text(path), str(path))  # each under its `pid`
             rows = Dataset.from_dict({"text": [json.dumps(row) for row in rows[: self.source.max_rows]]})
             return [(rows, self.source.image_root or str(path.parent))]
         parts = self.source.read(cache)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from ...data.json_rows import read_text
 from ..pair import Unusable, build_pair
 from ..public_rows import json_lines, read_rows
 
@@ -29,7 +30,7 @@ def annotation_files(path: str | Path) -> dict[Path, Path]:
         FileNotFoundError: If a file is at neither place.
     """
     path, files = Path(path), {}
-    for name, entry in parse_meta(path.read_text(encoding="utf-8-sig")).items():
+    for name, entry in parse_meta(read_text(path)).items():
         bases = [base for base in (path.parent, path.parent.parent) if (base / entry["annotation"]).exists()]
         if not bases:
             raise FileNotFoundError(
