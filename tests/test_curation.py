@@ -27,6 +27,7 @@ from vl_reward.curation.steps.filters import low_confidence, outside_limits, tie
 from vl_reward.curation.steps.mixture import over_cap, over_share, split_and_order
 from vl_reward.curation.steps.near_duplicates import hash_pieces, near_duplicates
 from vl_reward.curation.steps.text_similarity import jaccard, shingles, signature, words_key
+from vl_reward.curation.surrogate_scores import read_scores
 from vl_reward.data.content_groups import group_by_content
 from vl_reward.data.encoding import encode_conversations
 from vl_reward.data.image_similarity import hamming_distances, perceptual_hash, pixel_hash, same_picture, thumbnail
@@ -587,6 +588,16 @@ def test_surrogate_scores_that_are_no_numbers_are_refused(curate, tmp_path, scor
     (tmp_path / "scores.jsonl").write_text(text, encoding="utf-8-sig")
     with pytest.raises(ValueError, match="line 2: the pair 'bad' has the scores"):
         curation.drop_low_confidence(str(tmp_path / "scores.jsonl"), 0.0, 1.0)
+
+
+def test_an_id_with_two_pairs_of_scores_is_refused(tmp_path):
+    lines = [{"id": "a", "scores": [1, 0.5]}, {"id": "a", "scores": [1, 0.5]}, {"id": "a", "scores": [0.5, 1]}]
+    path = tmp_path / "scores.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines[:2]))
+    assert read_scores(str(path)) == {"a": (1, 0.5)}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ValueError, match="scores.jsonl, line 3: the pair 'a' has other scores above"):
+        read_scores(str(path))
 
 
 def test_the_audit_is_there_where_nothing_is_left(curate, tmp_path):

@@ -12,7 +12,8 @@ def read_scores(path: str) -> dict[str, tuple[float, float]]:
     `recipes/evaluate_reward.py` writes them.
 
     Raises:
-        ValueError: For a line without an id and two finite numbers. The line and the id are named.
+        ValueError: For a line without an id and two finite numbers, and for an id with two pairs of scores. The line
+            and the id are named.
     """
     scores = {}
     for number, text in enumerate(read_text(path).split("\n"), 1):
@@ -28,7 +29,11 @@ def read_scores(path: str) -> dict[str, tuple[float, float]]:
                 f"{path}, line {number}: the pair {id!r} has the scores {values!r}, and two finite numbers are needed, "
                 "chosen before rejected. Score the pairs again."
             )
-        scores[id] = tuple(values)
+        if scores.setdefault(id, tuple(values)) != tuple(values):
+            raise ValueError(
+                f"{path}, line {number}: the pair {id!r} has other scores above, so one of the two lines is of another "
+                "pair. Give each pair an id of its own, and score the pairs again."
+            )
     return scores
 
 
