@@ -40,6 +40,7 @@ from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 from vl_reward import MPOTrainer, Qwen2_5_VLForSequenceClassification, share_prefixes
 from vl_reward.data.encoding import encode_conversations
+from vl_reward.models.repeated_visuals import repeated
 from vl_reward.prefix_sharing.token_log_probs import TokenLogProbs
 from vl_reward.tiny.base import build_config
 from vl_reward.tiny.preferences import PREFERENCE_FEATURES, as_png
@@ -187,22 +188,21 @@ class Peers:
         image, texts = draw(visual, response, 0, k)
         turns = [[{"role": "user", "content": QUESTION}, {"role": "assistant", "content": text}] for text in texts]
         batch = encode_conversations(self.processor, turns, [[image]] * k, [f"response {i}" for i in range(k)])
-        value = self.reward_model.score
-        length, patches = batch["input_ids"].shape[1], len(batch["pixel_values"]) // k
+        value, rows = self.reward_model.score, repeated(batch)
+        length, patches = batch["input_ids"].shape[1], len(rows["pixel_values"]) // k
         at_a_time = max(1, LOGITS // (length * self.vocab_size))
 
         def value_head():
             scores = []
             for start in range(0, k, at_a_time):
-                rows = slice(start, start + at_a_time)
-                part = {key: value[rows] for key, value in batch.items() if key != "pixel_values"}
-                pixels = batch["pixel_values"][patches * start : patches * (start + at_a_time)]
+                part = {key: rows[key][start : start + at_a_time] for key in rows.keys() - {"pixel_values"}}
+                pixels = rows["pixel_values"][patches * start : patches * (start + at_a_time)]
                 outputs = self.policy(**part, pixel_values=pixels, output_hidden_states=True, use_cache=False)
                 scores.append(value(outputs.hidden_states[-1])[:, -1])
             return torch.cat(scores)
 
         def no_logits():
-            return value(self.policy.model(**batch, use_cache=False).last_hidden_state)[:, -1]
+            return value(self.policy.model(**rows, use_cache=False).last_hidden_state)[:, -1]
 
         return {
             "value head": (value_head, (self.policy,)),

@@ -35,7 +35,7 @@ CANDIDATES = Features(
 
 # The others know Qwen2.5-VL alone.
 FOR_EACH_FAMILY = {"test_families", "test_prefix_sharing", "test_reward_models", "test_shared_videos"}
-FOR_EACH_FAMILY |= {"test_video_rows"}
+FOR_EACH_FAMILY |= {"test_video_rows", "test_each_pixel_once"}
 
 
 def pytest_generate_tests(metafunc):

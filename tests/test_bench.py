@@ -30,6 +30,17 @@ def run_bench(name, tmp_path, *arguments):
     return run([sys.executable, str(ROOT / f"bench/{name}.py"), "--output_dir", str(tmp_path), *arguments], tmp_path)
 
 
+def test_pixels_bench(tmp_path):
+    """Pixels of 2 pairs and of 4 responses: half as many, and a quarter."""
+    sizes = "--pairs 2 --k 4 --visual_tokens 256 --vocab_size 1000 --rounds 1"
+    run_bench("pixels", tmp_path, *sizes.split())
+    cells, image = json.loads((tmp_path / "pixels.json").read_text())["cells"], 1024 * 1176 * 4 / 2**20
+    for name, copied, once in (("reward, 2 pairs", 4, 2), ("MPO, 2 pairs", 4, 2), ("scoring, K = 4", 4, 1)):
+        assert cells[name]["copied"]["sent_mib"] == pytest.approx(copied * image, rel=0.01)
+        assert cells[name]["once"]["sent_mib"] == pytest.approx(once * image, rel=0.01)
+        assert all(way["seconds"] > 0 and way["peak_mib"] > 0 for way in cells[name].values())
+
+
 def test_curation_scale_bench(tmp_path):
     output = run_bench("curation", tmp_path, "--sizes", "300", "600", "--num_proc", "1")
     sizes = json.loads((tmp_path / "scale.json").read_text())["sizes"]

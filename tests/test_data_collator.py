@@ -9,6 +9,7 @@ from trl.data_utils import prepare_multimodal_messages
 from vl_reward import DataCollatorForVisionReward
 from vl_reward.data import encoding
 from vl_reward.data.images import load_image
+from vl_reward.models.repeated_visuals import repeated
 from vl_reward.tiny.preferences import PREFERENCE_FEATURES, as_png
 
 
@@ -45,11 +46,12 @@ def test_whole_batch(collator, processor):
     is_image = [int(token == processor.image_token_id) for token in rejected]
     assert sum(is_image) == 4
     assert batch["mm_token_type_ids"].tolist() == [is_image, is_image]
-    assert batch["image_grid_thw"].tolist() == [[1, 4, 4], [1, 4, 4]]
+    assert batch["image_grid_thw"].tolist() == [[1, 4, 4]]
+    assert batch["image_numbers"].tolist() == [0, 0]
     # red, normalized by CLIP's mean and standard deviation, for 2 frames of 14 x 14 pixels
     rgb = [(1 - 0.48145466) / 0.26862954, -0.4578275 / 0.26130258, -0.40821073 / 0.27577711]
     patch = torch.tensor(rgb).repeat_interleave(2 * 14 * 14)
-    torch.testing.assert_close(batch["pixel_values"], patch.expand(32, -1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(batch["pixel_values"], patch.expand(16, -1), atol=1e-5, rtol=0)
 
 
 def test_what_is_computed_once_is_what_the_processor_gives(collator, processor, mixed_pairs, monkeypatch):
@@ -67,9 +69,11 @@ def test_what_is_computed_once_is_what_the_processor_gives(collator, processor, 
             texts.append(processor.apply_chat_template(messages))
             images.append(row["images"])
     expected = processor(text=texts, images=images, padding=True, padding_side="right", return_tensors="pt")
-    assert batch.keys() == expected.keys()
+    assert len(batch["image_grid_thw"]) == len(loads) < len(batch["image_numbers"])
+    of_rows = repeated(batch)
+    assert of_rows.keys() == expected.keys()
     for key, value in expected.items():
-        assert torch.equal(batch[key], value), key
+        assert torch.equal(of_rows[key], value), key
 
 
 def test_chosen_rows_come_first_and_keep_their_images(collator, processor, mixed_pairs):
@@ -83,7 +87,8 @@ def test_chosen_rows_come_first_and_keep_their_images(collator, processor, mixed
     assert images_per_row == [1, 0, 2, 1, 0, 2]
     assert (batch["input_ids"] == processor.tokenizer.vocab["<|vision_start|>"]).sum(1).tolist() == images_per_row * 2
     sizes = [[1, image.height // 14, image.width // 14] for row in rows for image in row["images"]]
-    assert batch["image_grid_thw"].tolist() == sizes * 2
+    assert batch["image_grid_thw"].tolist() == sizes
+    assert repeated(batch)["image_grid_thw"].tolist() == sizes * 2
 
 
 def test_every_row_is_scored_at_the_newline_after_im_end(collator, processor, mixed_pairs):

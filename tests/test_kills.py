@@ -87,6 +87,7 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from vl_reward import RecipeParser
 from vl_reward.data.collators import DataCollatorForMPO
 from vl_reward.inference.fingerprints import model_fingerprint
+from vl_reward.models.repeated_visuals import repeated
 from vl_reward.training.reference_log_probs import ReferenceLogProbs
 
 
@@ -106,7 +107,7 @@ def main(args):
     def compute(batch):
         mask = batch.pop("completion_mask")[:, 1:]
         batch.pop("id")
-        logps = model(**batch).logits[:, :-1].log_softmax(-1)
+        logps = model(**repeated(batch)).logits[:, :-1].log_softmax(-1)
         logps = logps.gather(2, batch["input_ids"][:, 1:, None])[:, :, 0]
         return (logps * mask).sum(1).chunk(2)
 

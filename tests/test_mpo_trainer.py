@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText, EarlyStoppingCallback, Qwe
 from trl import DPOConfig
 
 from vl_reward import MPOTrainer, SamplingParameters
+from vl_reward.models.repeated_visuals import repeated
 from vl_reward.tiny.preferences import PREFERENCE_FEATURES, PROMPT_FEATURES
 from vl_reward.training.greedy_accuracy import GreedyAccuracy
 from vl_reward.training.guards import check_reference_is_policy
@@ -66,7 +67,7 @@ def make_trainer(policy_path, processor, image_pairs, tmp_path):
 def token_log_probs(model, batch):
     """Log-probabilities of each row's completion tokens, from the full logits, as a list of tensors."""
     inputs = {key: value for key, value in batch.items() if key not in ("completion_mask", "id")}
-    log_probs = model(**inputs).logits.log_softmax(-1)[:, :-1]
+    log_probs = model(**repeated(inputs)).logits.log_softmax(-1)[:, :-1]
     tokens = log_probs.gather(-1, batch["input_ids"][:, 1:, None]).squeeze(-1)
     return [row[mask.bool()] for row, mask in zip(tokens, batch["completion_mask"][:, 1:], strict=True)]
 

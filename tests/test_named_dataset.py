@@ -58,7 +58,7 @@ def test_a_file_is_read_as_it_is_trained_on(own, processor):
     with PILImage.open(folder / "pictures/0.png") as image:
         alone = DataCollatorForVisionReward(processor)([by_hand | {"images": [image]}])
     n = alone["attention_mask"].sum(1)[0]
-    assert batch["input_ids"][0, :n].equal(alone["input_ids"][0, :n]) and len(batch["image_grid_thw"]) == 8
+    assert batch["input_ids"][0, :n].equal(alone["input_ids"][0, :n]) and len(batch["image_numbers"]) == 8
 
 
 def test_parquet_text_alone_and_a_folder_with_one_file(own, tmp_path):

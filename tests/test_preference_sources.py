@@ -162,7 +162,7 @@ def test_a_question_survives_the_chat_template(tmp_path, processor):
     batch = DataCollatorForVisionReward(processor)([pairs[0]])
     text = processor.tokenizer.decode(batch["input_ids"][0])
     assert "What is the sum of the two digits?" in text
-    assert text.count(processor.image_token) == 4 and len(batch["image_grid_thw"]) == 2  # one image in either row
+    assert text.count(processor.image_token) == 4 and len(batch["image_numbers"]) == 2  # one image in either row
 
 
 def write_rlaif(tmp_path):

@@ -220,9 +220,9 @@ def test_positions_are_those_of_transformers(models, processor, images, padding_
     expected, _ = backbone.get_rope_index(
         batch["input_ids"], batch["mm_token_type_ids"], batch["image_grid_thw"], attention_mask=attended
     )
-    visuals = Visuals(batch["pixel_values"], batch["image_grid_thw"], n_images=4)
+    visuals = Visuals.of_batch(batch)
     positions = visuals.positions(backbone.config, batch["input_ids"], attended)
-    assert visuals.kept == [0, 1, 2]
+    assert visuals.numbers == [0, 1, 2, 1] and torch.equal(visuals.grids, batch["image_grid_thw"][:3])
     assert torch.equal(positions[:, attended], expected[:, attended])
 
 

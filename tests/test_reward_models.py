@@ -12,6 +12,7 @@ from vl_reward import (
     Qwen2_5_VLForSequenceClassification,
     Qwen3VLForSequenceClassification,
 )
+from vl_reward.models.repeated_visuals import repeated
 from vl_reward.tiny.architectures import build_config
 
 
@@ -100,10 +101,9 @@ def test_score_depends_on_the_image(reward_model, batch):
     with torch.no_grad():
         scores = reward_model(**batch).logits
         blank = reward_model(**{**batch, "pixel_values": torch.zeros_like(batch["pixel_values"])}).logits
-        patches = batch["image_grid_thw"].prod(-1).tolist()
-        images = batch["pixel_values"].split(patches)
-        changed = torch.cat([-images[0], *images[1:]])
-        first_changed = reward_model(**{**batch, "pixel_values": changed}).logits
+        rows = repeated(batch)
+        images = rows["pixel_values"].split(rows["image_grid_thw"].prod(-1).tolist())
+        first_changed = reward_model(**{**rows, "pixel_values": torch.cat([-images[0], *images[1:]])}).logits
     assert scores.shape == (8, 1)
     assert ((scores - blank).abs() > 1e-4).all()
     assert abs(scores[0] - first_changed[0]) > 1e-4
@@ -141,9 +141,7 @@ def test_score_does_not_depend_on_padding_or_batch(reward_model, processor, mixe
         width = max(len(row) for row in rows) + 3
         left[key] = torch.stack([torch.nn.functional.pad(row, (width - len(row), 0), value=pad) for row in rows])
     with torch.no_grad():
-        padded_left = reward_model(
-            **left, pixel_values=batch["pixel_values"], image_grid_thw=batch["image_grid_thw"]
-        ).logits
+        padded_left = reward_model(**{**batch, **left}).logits
     torch.testing.assert_close(together, padded_left, atol=2e-6, rtol=0)
 
 

@@ -137,9 +137,7 @@ def test_positions_are_those_of_transformers(models, processor, frames, fps, pad
     expected, _ = backbone.get_rope_index(
         batch["input_ids"], batch["mm_token_type_ids"], *grids, attention_mask=attended, **seconds
     )
-    pixels = batch["pixel_values"], batch["pixel_values_videos"]
-    visuals = Visuals.of_batch(pixels[0], grids[0], pixels[1], grids[1], batch.get("second_per_grid_ts"))
-    positions = visuals.positions(backbone.config, batch["input_ids"], attended)
+    positions = Visuals.of_batch(batch).positions(backbone.config, batch["input_ids"], attended)
     assert torch.equal(positions[:, attended], expected[:, attended])
     steps = (positions[0, 1] - positions[1, 1])[batch["mm_token_type_ids"][1] == 2]
     assert family_of(backbone.config).times_in_text or fps > 2 or steps.max() >= frames  # it does say the time
@@ -196,10 +194,8 @@ def test_a_still_video_and_its_image_are_encoded_once(models, processor, shown):
     still = still.permute(0, 3, 1, 2).contiguous(), VideoMetadata(total_num_frames=2, fps=2.0, frames_indices=[0, 1])
     rows = [(["i0"], "Which?", "4"), (["v9"], "Which?", "4"), (["v9"], "Which?", "5")]
     batch = encode(processor, rows, shown | {"v9": still})
-    visuals = Visuals.of_batch(
-        batch["pixel_values"], batch["image_grid_thw"], batch["pixel_values_videos"], batch["video_grid_thw"], None
-    )
-    assert visuals.kept == [0] and visuals.same_as == [0, 0, 0]
+    visuals = Visuals.of_batch(batch)
+    assert visuals.numbers == [0, 0, 0] and torch.equal(visuals.pixels, batch["pixel_values"])
     assert_same(models["reward"].float(), batch, 1e-4)
 
 

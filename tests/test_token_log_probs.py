@@ -13,6 +13,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from vl_reward import MPOTrainer, share_prefixes
 from vl_reward.memory.live_tensors import LiveTensors
+from vl_reward.models.repeated_visuals import repeated
 from vl_reward.prefix_sharing import token_log_probs
 from vl_reward.prefix_sharing.token_log_probs import TokenLogProbs, add_token_log_probs
 from vl_reward.tiny.preferences import PREFERENCE_FEATURES
@@ -172,7 +173,7 @@ def test_log_probs_are_those_of_trl(policy, processor, trainer, image_pairs):
     labels = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, -100)
     batch.pop("id")
     with torch.no_grad():
-        expected = policy(**batch, labels=labels, fused_lm_head=True).log_probs
+        expected = policy(**repeated(batch), labels=labels, fused_lm_head=True).log_probs
         add_token_log_probs(policy)
         for model in (policy, share_prefixes(policy)):
             outputs = model(**batch, labels=labels, fused_lm_head=True)

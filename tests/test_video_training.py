@@ -36,6 +36,7 @@ from vl_reward.data.videos.frame_limits import FrameLimits
 from vl_reward.data.videos.video import blank_video, load_video
 from vl_reward.inference.fingerprints import row_key
 from vl_reward.inference.response_scorer import refuse_videos
+from vl_reward.models.repeated_visuals import repeated
 from vl_reward.prefix_sharing.share_prefixes import calls_tower_once
 from vl_reward.training.guards import check_one_tower_call
 
@@ -191,14 +192,14 @@ def test_mpo_sees_the_videos_and_precomputes_the_same(pairs, own, policy_path, t
 
     rows = [pairs[i] for i in range(7)]
     batch = DataCollatorForMPO(own)([dict(row) for row in rows])
-    assert len(batch["video_grid_thw"]) == 12 and (batch["mm_token_type_ids"] == 2).any()
+    assert len(batch["video_grid_thw"]) < len(batch["video_numbers"]) == 12 and (batch["mm_token_type_ids"] == 2).any()
     with torch.no_grad():
         together = token_log_probs(load(), batch)
         for i, row in enumerate(rows):  # each side alone, as transformers encodes it
             for side, number in (("chosen", i), ("rejected", i + 7)):
                 messages, shown = as_messages(row["prompt"], row[side]), (row["images"], row["videos"])
                 alone = encode_conversations(own, [messages], [shown[0]], ["r"], videos=[shown[1]])
-                log_probs = load()(**alone).logits.log_softmax(-1)[0, :-1]
+                log_probs = load()(**repeated(alone)).logits.log_softmax(-1)[0, :-1]
                 n = len(together[number])
                 length = int(alone["attention_mask"].sum()) if row["images"] or row["videos"] else None
                 tokens = alone["input_ids"][0][alone["attention_mask"][0].bool()]
@@ -452,4 +453,5 @@ def test_mm_rlhfs_videos_are_written_as_videos_where_the_source_says_it(folder, 
     frames_of = [frame["path"] for frame in after[1]["videos"][0]["frames"]]
     assert frames_of == [str(tmp_path / f"video/clip/{i}.png") for i in range(4)]
     batch = DataCollatorForVisionReward(own)(after)
-    assert batch["video_grid_thw"].tolist() == [[2, 4, 6]] * 2 and len(batch["image_grid_thw"]) == 2
+    assert batch["video_grid_thw"].tolist() == [[2, 4, 6]] and len(batch["image_grid_thw"]) == 1
+    assert batch["video_numbers"].tolist() == batch["image_numbers"].tolist() == [0, 0]

@@ -17,6 +17,7 @@ from vl_reward.data.videos.frame_limits import FrameLimits
 from vl_reward.inference.server_sampler import ServerSampler
 from vl_reward.inference.vllm_sampler import VLLMSampler, as_request
 from vl_reward.labelling.verifiers import final_answer
+from vl_reward.models.repeated_visuals import repeated
 from vl_reward.tiny.digits import compose, compose_text
 
 
@@ -108,7 +109,7 @@ def test_videos_are_seen_as_transformers_sees_them(engine, model, trained_proces
         tokens = inputs["input_ids"][0]
         assert answer.prompt_token_ids == tokens.tolist()
         with torch.no_grad():
-            here = model(**inputs).logits[0, :-1].log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
+            here = model(**repeated(inputs)).logits[0, :-1].log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
         found = zip(answer.prompt_logprobs[1:], tokens[1:].tolist(), strict=True)
         worst.append((torch.tensor([known[token].logprob for known, token in found]) - here).abs().max().item())
     assert max(worst[:6]) < 1e-3 < 0.1 < worst[6]  # the last has more places in time than its frames in size

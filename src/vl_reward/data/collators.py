@@ -52,7 +52,8 @@ class DataCollatorForVisionReward(DataCollatorMixin):
     Each row is a dictionary in TRL's vision-preference format with the keys `"prompt"`, `"chosen"` and `"rejected"`
     (lists of messages, or plain strings for one turn; [`split_pair`] parts whole conversations), `"images"` and
     `"videos"` (lists, or `None` for none), and optionally `"margin"` (a float) and `"id"` (for error messages). Rows of
-    one batch may hold different numbers of images and videos.
+    one batch may hold different numbers of images and videos. Each distinct one is in the batch once: [`repeated`]
+    makes of it what transformers' own models take.
 
     Args:
         processor ([`~transformers.ProcessorMixin`]):
@@ -74,8 +75,10 @@ class DataCollatorForVisionReward(DataCollatorMixin):
     ...     "chosen": [{"role": "assistant", "content": "9"}],
     ...     "rejected": [{"role": "assistant", "content": "8"}],
     ... }])
-    >>> batch["input_ids"].shape, batch["image_grid_thw"]  # one pair is two rows, each with its own image
-    (torch.Size([2, 35]), tensor([[1, 4, 8], [1, 4, 8]]))
+    >>> batch["input_ids"].shape, batch["image_grid_thw"]  # one pair is two rows with one image
+    (torch.Size([2, 35]), tensor([[1, 4, 8]]))
+    >>> batch["image_numbers"]  # of the image in each row, which of the distinct ones it is
+    tensor([0, 0])
     ```
     """
 
@@ -121,7 +124,8 @@ class DataCollatorForMPO(DataCollatorForVisionPreference):
             Refuse a pair with a response longer than this many tokens, prompt and image tokens included. TRL's
             `max_length` cuts: a response can lose all of its tokens, and the loss is then reported as 0.
 
-    The batch has the rows' names under `"id"`, and `"ref_chosen_logps"` and `"ref_rejected_logps"` where rows do.
+    The batch has the rows' names under `"id"`, and `"ref_chosen_logps"` and `"ref_rejected_logps"` where rows do. Each
+    distinct image and video is in it once.
 
     Raises:
         ValueError: For an empty response, control tokens in a message, an image or a video that cannot be decoded, or a
@@ -198,6 +202,7 @@ def add_blank_image(processor: ProcessorMixin, batch: dict[str, Any]) -> None:
     """
     size = 2 * processor.image_processor.patch_size * processor.image_processor.merge_size
     batch |= processor.image_processor(images=[Image.new("RGB", (size, size), "white")], return_tensors="pt")
+    batch["image_numbers"] = torch.tensor([0])
     n_tokens = batch["image_grid_thw"].prod().item() // processor.image_processor.merge_size**2
     pads = {"input_ids": processor.tokenizer.pad_token_id, "attention_mask": 0, "completion_mask": 0}
     batch["mm_token_type_ids"] = batch.get("mm_token_type_ids", torch.zeros_like(batch["input_ids"]))

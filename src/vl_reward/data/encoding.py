@@ -8,6 +8,7 @@ from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 from trl.data_utils import prepare_multimodal_messages
 
+from ..models.repeated_visuals import distinct, repeated
 from .images import as_image_list, image_key, load_image, named_errors, open_image
 from .messages import as_messages, text_of
 from .placeholders import place_images
@@ -165,22 +166,19 @@ def tokenize(
     padding_side: str,
 ) -> BatchFeature:
     """
-    What the processor gives for rendered texts, their images and their videos, each distinct one turned into patches
-    once.
+    What the processor gives for rendered texts, with each distinct image and video once, and `image_numbers` and
+    `video_numbers`, which [`repeated`] explains.
     """
     flat, flat_videos = ([item for row in column for item in row] for column in (images, videos))
     vision, replaced = model_inputs(processor, flat_videos), {}
     if flat_videos:
         replaced["videos_replacements"] = [text_for(processor, video.sampling) for video in flat_videos]
     if flat:
-        numbers = {key: number for number, key in enumerate(dict.fromkeys(map(id, flat)))}
-        shown = [numbers[id(image)] for image in flat]
-        distinct = list({id(image): image for image in flat}.values())
-        processed = processor.image_processor(images=distinct, return_tensors="pt")
-        grids = processed["image_grid_thw"]
-        patches = processed["pixel_values"].split(grids.prod(-1).tolist())
-        vision |= {"pixel_values": torch.cat([patches[i] for i in shown]), "image_grid_thw": grids[shown]}
-        replaced["images_replacements"] = [processor.replace_image_token(processed, image_idx=i) for i in shown]
+        different, numbers = distinct(flat, lambda image: (image.size, image.tobytes()))
+        processed = processor.image_processor(images=different, return_tensors="pt")
+        vision |= {key: processed[key] for key in ("pixel_values", "image_grid_thw")}
+        vision["image_numbers"] = torch.tensor(numbers)
+        replaced["images_replacements"] = [processor.replace_image_token(processed, image_idx=i) for i in numbers]
     if replaced:
         texts, _ = processor.get_text_with_replacements(list(texts), **replaced)
     batch = processor.tokenizer(
@@ -230,8 +228,9 @@ def encode_prompts(
     names: list[str],
     videos: list[list] | None = None,
 ) -> BatchFeature:
-    """[`render_prompts`], tokenized with their images and videos and padded on the left."""
-    return tokenize(processor, *render_prompts(processor, prompts, images, names, videos), padding_side="left")
+    """[`render_prompts`], tokenized and padded on the left, with images and videos as `generate` takes them."""
+    batch = tokenize(processor, *render_prompts(processor, prompts, images, names, videos), padding_side="left")
+    return BatchFeature(repeated(batch))
 
 
 def encode_conversations(
@@ -265,7 +264,8 @@ def encode_conversations(
             The videos of each row, likewise.
 
     Returns:
-        `BatchFeature` with all keys of the processor, `input_ids` of shape `(len(conversations), seq_len)`.
+        `BatchFeature` with all keys of the processor, `input_ids` of shape `(len(conversations), seq_len)`. Each
+        distinct image and video is there once, and `image_numbers` and `video_numbers` say where: see [`repeated`].
 
     Raises:
         ValueError: For an image or a video that cannot be decoded, an empty answer, control tokens inside a message, a

@@ -125,14 +125,14 @@ class TrainingStep:
 
     def images(self, checkpointing: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """
-        The features of the images, and those that are added inside the decoder, where a family does. Each row of a
-        batch has its pixels; the distinct ones are gathered.
+        The features of the images, and those that are added inside the decoder, where a family does. A batch has the
+        pixels of each image once; they are repeated for rows that are computed separately.
         """
         batch, visual, vision = self.batch, self.model.backbone.visual, self.model.config.vision_config
         patches = batch.image_tokens * vision.spatial_merge_size**2
         numbers = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-        self.pixels = torch.empty(batch.rows * patches, numbers)
-        pixels = self.pixels if batch.images == batch.rows else torch.empty(batch.images * patches, numbers)
+        self.pixels = torch.empty(batch.prompts * patches, numbers)
+        pixels = self.pixels if batch.images == batch.prompts else torch.empty(batch.images * patches, numbers)
         is_trained = any(weight.requires_grad for block in visual.blocks for weight in block.parameters())
         # PEFT's hook on the patch embedding, and what undoes it: see `tower_forward`.
         in_vain = self.is_adapted and checkpointing and not batch.is_shared

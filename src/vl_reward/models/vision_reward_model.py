@@ -13,6 +13,8 @@ from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
+from .repeated_visuals import for_backbone
+
 
 class ScoreHead(nn.Linear):
     """A linear layer that always computes in float32: in bfloat16, scores near 10 are 0.06 apart and tie."""
@@ -149,6 +151,8 @@ class VisionRewardModel(GenericForSequenceClassification):
                 Patches of each video in time, height and width.
             **kwargs:
                 Passed on to the backbone, as `second_per_grid_ts` is: the seconds between a video's patches in time.
+                With `image_numbers` or `video_numbers`, pixels and grids are those of distinct images or videos, and
+                the numbers say which of them each one in the rows is.
 
         Returns:
             `SequenceClassifierOutputWithPast` with `logits` of shape `(batch_size, 1)`, always float32.
@@ -173,16 +177,16 @@ class VisionRewardModel(GenericForSequenceClassification):
                     f"`input_ids` holds {kind} tokens, but there are no `{key}`. The score would not depend on the "
                     f"{kind}. Pass the {kind}s to the processor together with the text."
                 )
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            pixel_values=pixel_values,
-            image_grid_thw=image_grid_thw,
-            mm_token_type_ids=mm_token_type_ids,
-            pixel_values_videos=pixel_values_videos,
-            video_grid_thw=video_grid_thw,
-            **kwargs,
-        )
+        kwargs |= {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "pixel_values": pixel_values,
+            "image_grid_thw": image_grid_thw,
+            "mm_token_type_ids": mm_token_type_ids,
+            "pixel_values_videos": pixel_values_videos,
+            "video_grid_thw": video_grid_thw,
+        }
+        outputs = self.model(**for_backbone(self.model, kwargs))
         hidden_states = outputs.last_hidden_state
         rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
         if attention_mask is None:

@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from ..models.families import family_of
+from ..models.repeated_visuals import KINDS
 
 
 @dataclass
@@ -17,49 +18,47 @@ class Visuals:
 
     Args:
         pixels (`torch.Tensor` of shape `(num_patches, patch_dim)`):
-            Patches of all of them.
-        grids (`torch.LongTensor` of shape `(num_images + num_videos, 3)`):
-            Patches of each in time, height and width.
+            Patches of the distinct ones.
+        grids (`torch.LongTensor` of shape `(num_distinct, 3)`):
+            Patches of each distinct one in time, height and width.
+        numbers (`list[int]`):
+            Of each image in the rows, and after them of each video, which of the distinct ones it is.
         n_images (`int`):
-            How many of them are images.
+            How many of `numbers` are images'.
         seconds (`torch.Tensor` of shape `(num_videos,)`, *optional*):
             Between the patches of each video in time, where positions say it.
     """
 
     pixels: torch.Tensor
     grids: torch.Tensor
+    numbers: list[int]
     n_images: int
     seconds: torch.Tensor | None = None
 
-    def __post_init__(self):
-        self.kept, self.same_as = unique_images(self.pixels, self.grids)
-
     @classmethod
-    def of_batch(
-        cls,
-        pixel_values: torch.Tensor | None,
-        image_grid_thw: torch.Tensor | None,
-        pixel_values_videos: torch.Tensor | None,
-        video_grid_thw: torch.Tensor | None,
-        second_per_grid_ts: torch.Tensor | None,
-    ) -> "Visuals | None":
-        """Those of a model's inputs. `None` without any."""
-        pixels = [one for one in (pixel_values, pixel_values_videos) if one is not None]
+    def of_batch(cls, inputs: dict) -> "Visuals | None":
+        """
+        Those of a model's inputs. `None` without any. Where they come without numbers, equal ones are found by
+        comparing them.
+        """
+        pixels, grids, numbers, n_images, all_given = [], [], [], 0, True
+        for key, (of_pixels, of_grids) in KINDS.items():
+            if inputs.get(of_pixels) is None:
+                continue
+            given, first = inputs.get(key), sum(map(len, grids))
+            pixels.append(inputs[of_pixels])
+            grids.append(inputs[of_grids])
+            numbers += range(first, first + len(grids[-1])) if given is None else (first + given).tolist()
+            n_images = len(numbers) if key == "image_numbers" else n_images
+            all_given &= given is not None
         if not pixels:
             return None
-        grids = [
-            grid
-            for one, grid in ((pixel_values, image_grid_thw), (pixel_values_videos, video_grid_thw))
-            if one is not None
-        ]
-        n_images = 0 if pixel_values is None else len(image_grid_thw)
-        return cls(torch.cat(pixels), torch.cat(grids), n_images, second_per_grid_ts)
-
-    @property
-    def distinct(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Patches and grids of those that differ."""
-        patches = self.pixels.split(self.grids.prod(-1).tolist())
-        return torch.cat([patches[i] for i in self.kept]), self.grids[self.kept]
+        pixels, grids = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in (pixels, grids))
+        if not all_given:
+            kept, same_as = unique_images(pixels, grids)
+            patches, numbers = pixels.split(grids.prod(-1).tolist()), [same_as[number] for number in numbers]
+            pixels, grids = torch.cat([patches[i] for i in kept]), grids[kept]
+        return cls(pixels, grids, numbers, n_images, inputs.get("second_per_grid_ts"))
 
     def codes(self, config: PreTrainedConfig, input_ids: torch.Tensor) -> torch.Tensor | None:
         """
@@ -70,11 +69,11 @@ class Visuals:
             `torch.LongTensor` of shape `(batch_size, seq_len)`, or `None` if tokens and pixels do not fit together.
         """
         lengths = (self.grids.prod(-1) // config.vision_config.spatial_merge_size**2).tolist()
-        rows_of = torch.arange(sum(lengths[i] for i in self.kept)).split([lengths[i] for i in self.kept])
+        rows_of = torch.arange(sum(lengths)).split(lengths)
         codes = input_ids
         for token, numbers in (
-            (config.image_token_id, self.same_as[: self.n_images]),
-            (config.video_token_id, self.same_as[self.n_images :]),
+            (config.image_token_id, self.numbers[: self.n_images]),
+            (config.video_token_id, self.numbers[self.n_images :]),
         ):
             is_visual = input_ids == token
             rows = torch.cat([rows_of[number] for number in numbers]) if numbers else torch.arange(0)
@@ -93,7 +92,7 @@ class Visuals:
         offsets = torch.zeros(*input_ids.shape, 3, dtype=torch.long, device=input_ids.device)
         advance = torch.ones_like(input_ids)
         for token, blocks in (
-            (config.image_token_id, [(*grid, 1) for grid in self.grids[: self.n_images].tolist()]),
+            (config.image_token_id, [(*grid, 1) for grid in self.grids[self.numbers[: self.n_images]].tolist()]),
             (config.video_token_id, self.blocks_of_videos(config)),
         ):
             if blocks:
@@ -109,7 +108,7 @@ class Visuals:
         The grids of videos, as they stand in one piece in a row, and how far their steps in time are apart. Where times
         are in the text, each step is a piece by itself.
         """
-        grids = self.grids[self.n_images :].tolist()
+        grids = self.grids[self.numbers[self.n_images :]].tolist()
         if family_of(config).times_in_text:
             return [(1, height, width, 1) for frames, height, width in grids for _ in range(frames)]
         seconds = [1] * len(grids) if self.seconds is None else self.seconds

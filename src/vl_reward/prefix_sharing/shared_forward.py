@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
+from ..models.repeated_visuals import repeated
 from .packed_images import Visuals, blank_image
 from .packed_rows import PREFIX, PackedRows
 
@@ -50,39 +51,37 @@ def shared_forward(
     mm_token_type_ids: torch.IntTensor | None = None,
     pixel_values_videos: torch.Tensor | None = None,
     video_grid_thw: torch.LongTensor | None = None,
+    image_numbers: torch.LongTensor | None = None,
+    video_numbers: torch.LongTensor | None = None,
     **kwargs,
 ) -> BaseModelOutputWithPast:
     """
-    The backbone's forward pass with each distinct token, image and video computed once.
+    The backbone's forward pass with each distinct token, image and video computed once. With `image_numbers` and
+    `video_numbers`, which [`repeated`] explains, the distinct ones are known. Without them, pixels are compared.
 
     The vision tower runs once and first, then the embedding, then the decoder, whatever the rows hold: where weights
     are sharded (ZeRO-3, FSDP2) each module's call is a collective, and all ranks have to make them in one order.
     """
-    plain = functools.partial(
-        plain_forward,
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        image_grid_thw=image_grid_thw,
-        mm_token_type_ids=mm_token_type_ids,
-        video_grid_thw=video_grid_thw,
-        **kwargs,
-    )
+    of_text = {"input_ids": input_ids, "attention_mask": attention_mask, "mm_token_type_ids": mm_token_type_ids}
+    pixels = {"pixel_values": pixel_values, "pixel_values_videos": pixel_values_videos}
+    grids = {"image_grid_thw": image_grid_thw, "video_grid_thw": video_grid_thw}
+    numbers = {"image_numbers": image_numbers, "video_numbers": video_numbers}
     cache = kwargs.get("past_key_values")
     encoded = kwargs.get("mm_encoder_outputs") is not None
     if input_ids is None or encoded or (cache is not None and cache.get_seq_length()):
-        return plain(pixel_values=pixel_values, pixel_values_videos=pixel_values_videos)
+        return plain_forward(**of_text, **repeated(pixels | grids | numbers), **kwargs)
 
-    seconds = kwargs.get("second_per_grid_ts")
-    visuals = Visuals.of_batch(pixel_values, image_grid_thw, pixel_values_videos, video_grid_thw, seconds)
-    pixels, grids = blank_image(self.config, input_ids.device) if visuals is None else visuals.distinct
+    visuals = Visuals.of_batch(pixels | grids | numbers | kwargs)
+    pixels, of_each = blank_image(self.config, input_ids.device) if visuals is None else (visuals.pixels, visuals.grids)
     # One call for both kinds: `get_video_features` runs the same tower.
-    features = VisualFeatures(self.get_image_features(pixels, grids, return_dict=True))
+    features = VisualFeatures(self.get_image_features(pixels, of_each, return_dict=True))
 
     packed = None
     other_inputs = any(kwargs.get(key) is not None and kwargs[key] is not False for key in PLAIN_ONLY)
     if self.language_model.config._attn_implementation.startswith(PREFIX) and not other_inputs:
         packed = pack(self.config, input_ids, attention_mask, mm_token_type_ids, visuals)
     if packed is None:
+        plain = functools.partial(plain_forward, **of_text, **repeated(grids | numbers), **kwargs)
         return with_features(self, features, features.of_batch(visuals), plain)
 
     rows, codes, position_ids = packed
@@ -120,7 +119,7 @@ class VisualFeatures:
         """Those of a batch's images and videos, as `mm_encoder_outputs` takes them."""
         if visuals is None:
             return {}
-        numbers = {"image": visuals.same_as[: visuals.n_images], "video": visuals.same_as[visuals.n_images :]}
+        numbers = {"image": visuals.numbers[: visuals.n_images], "video": visuals.numbers[visuals.n_images :]}
         return {
             kind: self.replaced([tuple(layer[number] for number in of_kind) for layer in self.layers])
             for kind, of_kind in numbers.items()

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
+from ..models.repeated_visuals import for_backbone
 from .shared_forward import SharedOutput
 
 
@@ -123,13 +124,15 @@ def add_token_log_probs(model: PreTrainedModel) -> None:
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            A causal language model whose head has no bias. Called without `fused_lm_head=True` it is what it was.
+            A causal language model whose head has no bias. Called without `fused_lm_head=True` it is what it was, but
+            takes batches that hold each image once ([`repeated`]).
     """
     trl_forward = model.forward
 
     # The signature is what `generate` validates its arguments by.
     @functools.wraps(type(model).forward)
     def forward(self, *args, fused_lm_head=False, labels=None, **kwargs):
+        kwargs = for_backbone(self.base_model, kwargs)
         if not fused_lm_head:
             if labels is not None:
                 kwargs["labels"] = labels

@@ -3,6 +3,7 @@
 import torch
 from transformers import BatchFeature, ProcessorMixin
 
+from ...models.repeated_visuals import distinct
 from .video import Sampling, Video
 
 
@@ -38,18 +39,15 @@ def text_for(processor: ProcessorMixin, sampling: Sampling) -> str:
 
 def model_inputs(processor: ProcessorMixin, videos: list[Video]) -> dict[str, torch.Tensor]:
     """
-    What a model takes of a batch's videos, in their order, each distinct one turned into patches once. An empty
-    dictionary without any.
+    What a model takes of a batch's videos, each distinct one once, and `video_numbers`: which of them each video is.
+    An empty dictionary without any.
     """
     if not videos:
         return {}
-    distinct = list({id(video): video for video in videos}.values())
-    numbers = {id(video): number for number, video in enumerate(distinct)}
-    shown = [numbers[id(video)] for video in videos]
-    processed = process_videos(processor, distinct)
-    grids = processed["video_grid_thw"]
-    patches = processed["pixel_values_videos"].split(grids.prod(-1).tolist())
-    inputs = {"pixel_values_videos": torch.cat([patches[i] for i in shown]), "video_grid_thw": grids[shown]}
+    different, numbers = distinct(videos, lambda video: (video.frames.shape, video.frames.numpy()))
+    processed = process_videos(processor, different)
+    inputs = {key: processed[key] for key in ("pixel_values_videos", "video_grid_thw")}
+    inputs["video_numbers"] = torch.tensor(numbers)
     if "second_per_grid_ts" in processor.model_input_names:  # Qwen3-VL has times in its text
         step = processor.video_processor.temporal_patch_size
         seconds = [step / video.sampling.metadata.sampled_fps for video in videos]
