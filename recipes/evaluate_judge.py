@@ -11,8 +11,7 @@ Qwen2.5-VL-7B on VL-RewardBench, on 8 GPUs:
 accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/evaluate_judge.py \
     --config recipes/configs/qwen2_5_vl_7b/evaluate_judge.yaml
 
-Writes `judgements` (shards, as they are made: a stopped run goes on), `votes.jsonl` (every judgement), `results.json`,
-`refused.jsonl` (rows that cannot be used) and, for a benchmark, `table.md`.
+Writes `votes.jsonl`, `results.json`, `refused.jsonl`, `judgements` (shards, so that a stopped run goes on), `table.md`.
 """
 
 import json
@@ -26,7 +25,13 @@ from accelerate import PartialState
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from vl_reward import DatasetArguments, RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
-from vl_reward.benchmarks import multimodal_rewardbench, preferences, rewardbench, vl_rewardbench
+from vl_reward.benchmarks import (
+    mm_rlhf_rewardbench,
+    multimodal_rewardbench,
+    preferences,
+    rewardbench,
+    vl_rewardbench,
+)
 from vl_reward.benchmarks.benchmark_images import AskedRows, BenchmarkImages
 from vl_reward.benchmarks.judge_verdict import LetterVerdict, NumberedVerdict
 from vl_reward.benchmarks.report import BenchmarkReport, PublishedTable
@@ -38,7 +43,7 @@ from vl_reward.preflight.usable_rows import UsableRows
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
-MODULES = (multimodal_rewardbench, rewardbench, vl_rewardbench)
+MODULES = (mm_rlhf_rewardbench, multimodal_rewardbench, rewardbench, vl_rewardbench)
 BENCHMARKS = {module.__name__.split(".")[-1]: module for module in MODULES}
 
 
@@ -50,6 +55,7 @@ class JudgeArguments(DatasetArguments):
     )
     data_files: str | None = field(default=None, metadata={"help": "The benchmark's file. Default: from the hub."})
     image_folder: str | None = field(default=None, metadata={"help": "The folder of image paths. Default: the file's."})
+    frames_as_images: bool = field(default=False, metadata={"help": "Whether a video's frames are read as images."})
     max_rows: int | None = field(default=None, metadata={"help": "The first so many rows are judged. Default: all."})
     votes_per_order: int = field(default=1, metadata={"help": "How often a pair is judged in each of its two orders."})
     shard_size: int = field(default=64, metadata={"help": "A stop loses the work on this many rows at most."})
@@ -93,7 +99,7 @@ def main(script_args, sampling, model_args):
     ####################
     # Judging
     ####################
-    asked = AskedRows(rows, BenchmarkImages(folder).of(rows))
+    asked = AskedRows(rows, BenchmarkImages(folder).of(rows), frames_as_images=script_args.frames_as_images)
     settings = {"votes_per_order": script_args.votes_per_order, "seed": script_args.seed, "form": type(form).__name__}
     usable = UsableRows(asked, JudgeCheck(processor, form), output_dir, script_args.max_refused)
     judgements, fingerprint = output_dir / "judgements", sampler.fingerprint(**settings)
@@ -111,25 +117,24 @@ def main(script_args, sampling, model_args):
     ####################
     # Evaluation
     ####################
-    lines, turn = [], {0: 1, 1: 0, None: None}
-    rows, refused = [rows[i] for i in usable.places], [rows[i] for i in usable.left_out]
+    lines, rows, refused = [], [rows[i] for i in usable.places], [rows[i] for i in usable.left_out]
     for i, row, judged in zip(usable.places, rows, store.read(), strict=True):
-        votes = [form.parse(text) for text in judged["straight"]]
-        votes += [turn[form.parse(text)] for text in judged["turned"]]
-        lines.append({"row": i, "id": row["id"], "subset": row["subset"], "votes": votes})
-        lines[-1]["judgements"] = judged["straight"] + judged["turned"]
+        line = {"row": i, "id": row["id"], "subset": row["subset"], "votes": form.votes(**judged)}
+        lines.append(line | {"judgements": judged["straight"] + judged["turned"]})
     choices = [form.majority(line["votes"]) for line in lines]
     results = {"judge": model_args.model_name_or_path, "undecided": choices.count(None), **asdict(sampling)}
-    kept, coin = list(range(len(rows))), random.Random(123)
-    if script_args.benchmark == "vl_rewardbench":  # `cal.py` leaves pairs without a majority out
-        kept = [i for i in kept if choices[i] is not None]
-    elif script_args.benchmark != "rewardbench":  # `2_get_accuracy.py` tosses a coin for them
-        choices = [(0 if coin.random() < 0.5 else 1) if choice is None else choice for choice in choices]
+    results["votes_without_verdict"] = sum(line["votes"].count(None) for line in lines)
+    if any(row["subset"] == "video" for row in rows):
+        results["frames_as_images"] = script_args.frames_as_images  # the two readings do not compare
+    # `cal.py` of VL-RewardBench leaves pairs without a majority out.
+    kept = [i for i, choice in enumerate(choices) if choice is not None or script_args.benchmark != "vl_rewardbench"]
     if not kept:
         raise ValueError(f"None of {len(rows)} pairs got a majority, so there is nothing to measure. See votes.jsonl.")
-    results["votes_without_verdict"] = sum(line["votes"].count(None) for line in lines)
-    # RewardBench's generative script gives half a point where there is no verdict.
-    tie = {"tie": 0.5} if script_args.benchmark == "rewardbench" else {}
+    tie, coin = {}, random.Random(123)
+    if script_args.benchmark == "rewardbench":  # its generative script gives half a point for them
+        tie = {"tie": 0.5}
+    else:  # `2_get_accuracy.py` of Multimodal RewardBench tosses a coin, and so do we where there is no rule
+        choices = [(0 if coin.random() < 0.5 else 1) if choice is None else choice for choice in choices]
     rows, scores = [rows[i] for i in kept], [[float(choices[i] == side) for side in (0, 1)] for i in kept]
     if script_args.benchmark is not None:  # it is of all of its rows: refused ones are in every number as wrong
         rows, scores = rows + refused, scores + [None] * len(refused)
@@ -141,8 +146,7 @@ def main(script_args, sampling, model_args):
     (output_dir / "votes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (output_dir / "results.json").write_text(json.dumps(results, indent=2))
     if script_args.benchmark is not None:
-        table = PublishedTable(script_args.benchmark).markdown(model_args.model_name_or_path, results)
-        (output_dir / "table.md").write_text(table)
+        (output_dir / "table.md").write_text(PublishedTable(script_args.benchmark).markdown(results["judge"], results))
     print(json.dumps(results, indent=2))
 
 

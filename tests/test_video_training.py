@@ -34,6 +34,7 @@ from vl_reward.data.messages import as_messages
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.data.videos.frame_limits import FrameLimits
 from vl_reward.data.videos.video import blank_video, load_video
+from vl_reward.inference import transformers_sampler
 from vl_reward.inference.fingerprints import row_key
 from vl_reward.inference.response_scorer import refuse_videos
 from vl_reward.models.repeated_visuals import repeated
@@ -455,3 +456,46 @@ def test_mm_rlhfs_videos_are_written_as_videos_where_the_source_says_it(folder, 
     batch = DataCollatorForVisionReward(own)(after)
     assert batch["video_grid_thw"].tolist() == [[2, 4, 6]] and len(batch["image_grid_thw"]) == 1
     assert batch["video_numbers"].tolist() == batch["image_numbers"].tolist() == [0, 0]
+
+
+def test_a_judge_sees_a_benchmarks_videos_or_single_images(folder, tmp_path, monkeypatch):
+    """The tiny model gives no verdict: what it was shown is looked at, and what it answered is compared."""
+    sides = {"prompt": "Which came first?", "chosen": "The dark one.", "rejected": "The light one."}
+    rows = [{"id": "v", "video": "video/clip", **sides}, {"id": "m", "image": "mcq/1.png", **sides}]
+    rows += [{"id": "s", "video": "video/still", **sides}]
+    (tmp_path / "mcq").mkdir(), shutil.copytree(folder / "clip", tmp_path / "video/clip")
+    shutil.copy(folder / "clip/1.png", tmp_path / "mcq/1.png")
+    (tmp_path / "video/still").mkdir(), shutil.copy(folder / "clip/1.png", tmp_path / "video/still/0.png")
+    shutil.copy(folder / "clip/1.png", tmp_path / "video/still/1.png")
+    given = ["--model_name_or_path", BASE, "--benchmark", "mm_rlhf_rewardbench", "--dataset_name", "", *BUDGET]
+    given += ["--data_files", lines(tmp_path / "rows.jsonl", rows), "--max_new_tokens", 3]
+    seen, encode = [], transformers_sampler.encode_prompts
+
+    def looked_at(processor, prompts, images, names, videos):
+        seen.append((images, videos))
+        return encode(processor, prompts, images, names, videos)
+
+    monkeypatch.setattr(transformers_sampler, "encode_prompts", looked_at)
+    results = {}
+    for name in ("false", "true"):
+        run_recipe("evaluate_judge", *given, "--frames_as_images", name, "--output_dir", tmp_path / name)
+        results[name] = json.loads((tmp_path / name / "results.json").read_text())
+        (images, videos), seen[:] = [sum(columns, []) for columns in zip(*seen, strict=True)], []
+        paths = [[str(path).removeprefix(f"{tmp_path}/") for path in row] for row in images]
+        clips = [[str(path).removeprefix(f"{tmp_path}/") for path in row] for row in videos]
+        if name == "false":
+            assert paths == [[], ["mcq/1.png"], []] * 2 and clips == [["video/clip"], [], ["video/still"]] * 2
+        else:
+            frames_of = [[f"video/{kind}/{i}.png" for i in range(n)] for kind, n in (("clip", 4), ("still", 2))]
+            assert paths == [frames_of[0], ["mcq/1.png"], frames_of[1]] * 2 and clips == [[], [], []] * 2
+        assert results[name]["n"] == 3 and results[name]["subsets"]["video"]["n"] == 2
+    assert [results[name]["frames_as_images"] for name in ("false", "true")] == [False, True]
+    assert "Skywork-VL Reward" in (tmp_path / "true/table.md").read_text()
+    told = [json.loads(line) for line in open(tmp_path / "false/videos.jsonl")]
+    assert [row["videos"][0]["frames"] for row in told] == [4, 2]
+
+
+def test_rows_with_videos_of_their_own_have_no_frames_as_images(folder, trained, tmp_path):
+    given = ["--model_name_or_path", trained, "--dataset_name", folder / "pairs.jsonl", "--dataset_test_split", "train"]
+    with pytest.raises(ValueError, match="`frames_as_images` is for a benchmark whose videos are folders of frames"):
+        run_recipe("evaluate_reward", *given, "--frames_as_images", "true", "--output_dir", tmp_path)

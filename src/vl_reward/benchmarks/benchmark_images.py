@@ -85,8 +85,10 @@ class FoundImages(Sequence):
             images = as_image_list(self.rows[i]["images"])
         return [one for image in images for one in self.images.find(image, self.name(i))]
 
-    def apart(self, i: int) -> dict[str, list]:
-        """The `images` of a row, and the folders of frames among them as its `videos`."""
+    def apart(self, i: int) -> dict[str, Sequence]:
+        """The `images` of a row, and as its `videos` the folders of frames among them. Its own `videos` stay."""
+        if "videos" in self.rows[i]:
+            return {"images": self[i], "videos": self.rows[i]["videos"]}
         with named_row(self.name(i)):
             images = as_image_list(self.rows[i]["images"])
         videos = [image for image in images if self.images.is_video(image)]
@@ -107,9 +109,12 @@ class AskedRows(Sequence):
             Of the rows.
         numbers (`Sequence[int]`, *optional*):
             Only these rows.
-        frames_as_images (`bool`, *optional*, defaults to `True`):
+        frames_as_images (`bool`, *optional*, defaults to `False`):
             Whether the frames of a video that is a folder are images, as if they had nothing to do with each other.
             Else the folder is one of the row's `videos`.
+
+    Raises:
+        ValueError: If `frames_as_images` is asked of rows whose `videos` are videos already.
     """
 
     def __init__(
@@ -117,8 +122,13 @@ class AskedRows(Sequence):
         rows: list[dict],
         images: FoundImages,
         numbers: Sequence[int] | None = None,
-        frames_as_images: bool = True,
+        frames_as_images: bool = False,
     ):
+        if frames_as_images and any("videos" in row for row in rows):
+            raise ValueError(
+                "`frames_as_images` is for a benchmark whose videos are folders of frames among its images, and these "
+                "rows have `videos`. Remove it, or list the frames under `images`."
+            )
         self.rows, self.images, self.frames_as_images = rows, images, frames_as_images
         self.numbers = range(len(rows)) if numbers is None else numbers
 
@@ -130,9 +140,7 @@ class AskedRows(Sequence):
         name = self.images.name(number)
         row = {**self.rows[number], "id": name.removeprefix("Row ")}
         try:
-            if self.frames_as_images or "videos" in row:
-                return row | {"images": self.images[number]}
-            return row | self.images.apart(number)
+            return row | ({"images": self.images[number]} if self.frames_as_images else self.images.apart(number))
         except (ValueError, FileNotFoundError) as error:
             return row | {"images": [], "unreadable": str(error).removeprefix(f"{name}: ")}
 

@@ -6,7 +6,7 @@ from ..data.messages import dialogue
 
 
 class Verdict:
-    """What a judge is asked, and how votes on two responses become one choice."""
+    """What a judge is asked, how its verdicts are read, and how votes on two responses become one choice."""
 
     FORM: str
 
@@ -17,6 +17,23 @@ class Verdict:
             for text in (dialogue(prompt), first, second)
         )
         return self.FORM.format(*shown)  # `<image>` would be the place of an image
+
+    def parse(self, text: str) -> int | None:
+        """0 or 1 for the first or the second answer as shown, `None` without a verdict."""
+        raise NotImplementedError
+
+    def votes(self, straight: list[str], turned: list[str]) -> list[int | None]:
+        """
+        Which response each judgement prefers, 0 or 1 in the row's order, or `None` without a verdict.
+
+        Args:
+            straight (`list[str]`):
+                Judgements of the responses in the row's order.
+            turned (`list[str]`):
+                Judgements of the second response shown before the first.
+        """
+        of_turned = {0: 1, 1: 0, None: None}
+        return [*map(self.parse, straight), *(of_turned[self.parse(text)] for text in turned)]
 
     def majority(self, votes: list[int | None]) -> int | None:
         """The response with more than half of all votes, those without a verdict included, as `cal.py` counts them."""
