@@ -11,7 +11,8 @@ Qwen2.5-VL-7B on VL-RewardBench, on 8 GPUs:
 accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/evaluate_judge.py \
     --config recipes/configs/qwen2_5_vl_7b/evaluate_judge.yaml
 
-Writes `votes.jsonl`, `results.json`, `refused.jsonl`, `judgements` (shards, so that a stopped run goes on), `table.md`.
+Writes `judgements` (shards, as they are made: a stopped run goes on), `votes.jsonl` (every judgement), `results.json`,
+`refused.jsonl` (rows that cannot be used) and, for a benchmark, `table.md`.
 """
 
 import json
@@ -24,12 +25,14 @@ import torch
 from accelerate import PartialState
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
-from vl_reward import DatasetArguments, RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
+from vl_reward import RecipeParser, ResponseSampler, SamplingParameters, VisionModelConfig
+from vl_reward.arguments.benchmark_arguments import BenchmarkArguments
 from vl_reward.benchmarks import (
     mm_rlhf_rewardbench,
     multimodal_rewardbench,
     preferences,
     rewardbench,
+    video_rewardbench,
     vl_rewardbench,
 )
 from vl_reward.benchmarks.benchmark_images import AskedRows, BenchmarkImages
@@ -43,19 +46,16 @@ from vl_reward.preflight.usable_rows import UsableRows
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
-MODULES = (mm_rlhf_rewardbench, multimodal_rewardbench, rewardbench, vl_rewardbench)
+MODULES = (mm_rlhf_rewardbench, multimodal_rewardbench, rewardbench, video_rewardbench, vl_rewardbench)
 BENCHMARKS = {module.__name__.split(".")[-1]: module for module in MODULES}
 
 
 @dataclass
-class JudgeArguments(DatasetArguments):
+class JudgeArguments(BenchmarkArguments):
     output_dir: str = field(default="outputs/evaluate_judge", metadata={"help": "Results are written here."})
     benchmark: str | None = field(
         default=None, metadata={"help": "The benchmark to judge.", "choices": [None, *BENCHMARKS]}
     )
-    data_files: str | None = field(default=None, metadata={"help": "The benchmark's file. Default: from the hub."})
-    image_folder: str | None = field(default=None, metadata={"help": "The folder of image paths. Default: the file's."})
-    frames_as_images: bool = field(default=False, metadata={"help": "Whether a video's frames are read as images."})
     max_rows: int | None = field(default=None, metadata={"help": "The first so many rows are judged. Default: all."})
     votes_per_order: int = field(default=1, metadata={"help": "How often a pair is judged in each of its two orders."})
     shard_size: int = field(default=64, metadata={"help": "A stop loses the work on this many rows at most."})
@@ -64,8 +64,6 @@ class JudgeArguments(DatasetArguments):
 
 def main(script_args, sampling, model_args):
     state, output_dir = PartialState(cpu=not torch.cuda.is_available()), Path(script_args.output_dir)
-    if script_args.benchmark is not None and script_args.columns is not None:
-        raise ValueError("`columns` is of `dataset_name`, and a `benchmark` is read in its own schema. Remove it.")
     benchmark = {None: preferences, **BENCHMARKS}[script_args.benchmark]
     form = NumberedVerdict() if script_args.benchmark == "vl_rewardbench" else LetterVerdict()
 
@@ -88,7 +86,7 @@ def main(script_args, sampling, model_args):
     # Dataset
     ####################
     if script_args.benchmark is not None:
-        rows = benchmark.load(script_args.data_files or benchmark.HUB_ID)
+        rows = benchmark.load(script_args.data_files or benchmark.HUB_ID, **script_args.load_options)
         folder = script_args.image_folder or Path(script_args.data_files or ".").parent
     else:
         # Edit here: the rows. `columns` in the YAML maps yours to `prompt`, `chosen`, `rejected` and `images`.
@@ -130,11 +128,11 @@ def main(script_args, sampling, model_args):
     kept = [i for i, choice in enumerate(choices) if choice is not None or script_args.benchmark != "vl_rewardbench"]
     if not kept:
         raise ValueError(f"None of {len(rows)} pairs got a majority, so there is nothing to measure. See votes.jsonl.")
-    tie, coin = {}, random.Random(123)
+    tie, toss = {}, random.Random(123).random
     if script_args.benchmark == "rewardbench":  # its generative script gives half a point for them
         tie = {"tie": 0.5}
     else:  # `2_get_accuracy.py` of Multimodal RewardBench tosses a coin, and so do we where there is no rule
-        choices = [(0 if coin.random() < 0.5 else 1) if choice is None else choice for choice in choices]
+        choices = [int(toss() >= 0.5) if choice is None else choice for choice in choices]
     rows, scores = [rows[i] for i in kept], [[float(choices[i] == side) for side in (0, 1)] for i in kept]
     if script_args.benchmark is not None:  # it is of all of its rows: refused ones are in every number as wrong
         rows, scores = rows + refused, scores + [None] * len(refused)

@@ -25,18 +25,19 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from vl_reward import DatasetArguments, RecipeParser, RewardModelConfig, RewardScorer, ServerScorer
+from vl_reward import RecipeParser, RewardModelConfig, RewardScorer, ServerScorer
+from vl_reward.arguments.benchmark_arguments import BenchmarkArguments
 from vl_reward.benchmarks import (
     mm_rlhf_rewardbench,
     multimodal_rewardbench,
     preferences,
     rewardbench,
     rewardbench2,
+    video_rewardbench,
     vl_rewardbench,
 )
 from vl_reward.benchmarks.benchmark_images import AskedRows, BenchmarkImages
-from vl_reward.benchmarks.report import BenchmarkReport, PublishedTable, TrainingOverlap
-from vl_reward.benchmarks.score_file import ScoreFile
+from vl_reward.benchmarks.report import BenchmarkReport, PublishedTable, ScoreFile, TrainingOverlap
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.inference.resumable_store import ResumableStore
 from vl_reward.preflight.row_checks import ResponsesCheck
@@ -44,19 +45,16 @@ from vl_reward.preflight.usable_rows import UsableRows
 
 
 INPUTS = ("model_name_or_path", "dataset_name")
-MODULES = (mm_rlhf_rewardbench, multimodal_rewardbench, rewardbench, rewardbench2, vl_rewardbench)
+MODULES = (mm_rlhf_rewardbench, multimodal_rewardbench, rewardbench, rewardbench2, video_rewardbench, vl_rewardbench)
 BENCHMARKS = {module.__name__.split(".")[-1]: module for module in MODULES}
 
 
 @dataclass
-class RewardEvaluationArguments(DatasetArguments):
+class RewardEvaluationArguments(BenchmarkArguments):
     output_dir: str = field(default="outputs/evaluate_reward", metadata={"help": "Results are written here."})
     benchmark: str | None = field(
         default=None, metadata={"help": "The benchmark to measure on.", "choices": [None, *BENCHMARKS]}
     )
-    data_files: str | None = field(default=None, metadata={"help": "The benchmark's file. Default: from the hub."})
-    image_folder: str | None = field(default=None, metadata={"help": "The folder of image paths. Default: the file's."})
-    frames_as_images: bool = field(default=False, metadata={"help": "Whether a video's frames are read as images."})
     scores_file: str | None = field(default=None, metadata={"help": "The rows' scores. No model runs then."})
     training_dataset: str | None = field(default=None, metadata={"help": "Results without its rows are given, too."})
     max_hamming_distance: int = field(default=6, metadata={"help": "The most bits in which one image's hashes differ."})
@@ -66,15 +64,13 @@ def main(script_args, model_args):
     state, output_dir = PartialState(cpu=not torch.cuda.is_available()), Path(script_args.output_dir)
     if script_args.scores_file is not None and script_args.benchmark is None:
         raise ValueError("`scores_file` needs the `benchmark` whose rows it scores.")
-    if script_args.benchmark is not None and script_args.columns is not None:
-        raise ValueError("`columns` is of `dataset_name`, and a `benchmark` is read in its own schema. Remove it.")
     benchmark = {None: preferences, **BENCHMARKS}[script_args.benchmark]
 
     ####################
     # Dataset
     ####################
     if script_args.benchmark is not None:
-        rows = benchmark.load(script_args.data_files or benchmark.HUB_ID)
+        rows = benchmark.load(script_args.data_files or benchmark.HUB_ID, **script_args.load_options)
         folder = script_args.image_folder or Path(script_args.data_files or ".").parent
     else:
         # Edit here: the rows. `columns` in the YAML maps yours to `prompt`, `chosen`, `rejected` and `images`.

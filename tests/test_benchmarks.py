@@ -22,13 +22,14 @@ from vl_reward.benchmarks import (
     preferences,
     rewardbench,
     rewardbench2,
+    video_rewardbench,
     vl_rewardbench,
 )
 from vl_reward.benchmarks.benchmark_images import AskedRows, BenchmarkImages
 from vl_reward.benchmarks.report.benchmark_report import BenchmarkReport, length_correlation
 from vl_reward.benchmarks.report.published_table import PublishedTable
+from vl_reward.benchmarks.report.score_file import ScoreFile
 from vl_reward.benchmarks.report.training_overlap import TrainingOverlap
-from vl_reward.benchmarks.score_file import ScoreFile
 
 
 GOLDEN = ROOT / "tests/benchmarks_golden"
@@ -102,6 +103,139 @@ def test_rewardbench_refuses_a_subset_that_no_section_counts(tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", [pair_row("donotanswer"), pair_row("donotanswr")])
     with pytest.raises(ValueError, match="row 1: no section .* 'donotanswr'"):
         rewardbench.load(path)
+
+
+# VideoRewardBench
+
+
+def video_row(dimension, **changes):
+    row = {"prompt": "Which came first?", "video": "clips/1.mp4", "chosen": "The cat.", "rejected": "The dog."}
+    return row | {"dimension": dimension} | changes
+
+
+def test_video_rewardbench_is_read_by_the_names_that_are_assumed(tmp_path):
+    written = ["Long-form Perception", "short_form_perception", "Knowledge", "reasoning", "SAFETY"]
+    rows = video_rewardbench.load(write_lines(tmp_path / "rows.jsonl", [video_row(name, id=7) for name in written]))
+    assert [row["subset"] for row in rows] == list(video_rewardbench.DIMENSIONS)
+    assert rows[3] == {
+        "id": "3",
+        "subset": "reasoning",
+        "prompt": "Which came first?",
+        "images": [],
+        "videos": ["clips/1.mp4"],
+        "responses": ["The cat.", "The dog."],
+        "preferred": 0,
+    }
+
+
+def test_video_rewardbench_takes_other_names_and_bytes(tmp_path):
+    table = pa.Table.from_pylist(
+        [
+            {
+                "question": "Which?",
+                "clip": {"bytes": b"mp4", "path": "1.mp4"},
+                "good": "A",
+                "bad": "B",
+                "task": "safety",
+            },
+            {
+                "question": "Why?",
+                "clip": {"bytes": b"mp4", "path": "2.mp4"},
+                "good": "C",
+                "bad": "D",
+                "task": "knowledge",
+            },
+        ]
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    columns = {"prompt": "question", "videos": "clip", "chosen": "good", "rejected": "bad", "source": "task"}
+    rows = video_rewardbench.load(str(tmp_path / "rows.parquet"), columns)
+    assert [(row["prompt"], row["subset"], row["responses"]) for row in rows] == [
+        ("Which?", "safety", ["A", "B"]),
+        ("Why?", "knowledge", ["C", "D"]),
+    ]
+    asked = AskedRows(rows, BenchmarkImages(tmp_path).of(rows))
+    assert asked[1]["videos"] == [{"bytes": b"mp4", "path": "2.mp4"}] and asked[1]["images"] == []
+    with pytest.raises(ValueError, match=r"has no \['prompt'.*it has \['bad', 'clip', 'good', 'question', 'task'\]"):
+        video_rewardbench.load(str(tmp_path / "rows.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "message"),
+    [
+        (
+            video_row("perception"),
+            None,
+            "row 0: the dimension is 'perception', and the paper's are long-form perception, ",
+        ),
+        (video_row("safety", video=["1.png"]), None, "row 0: the video is a list. Give a path or bytes."),
+        (video_row("safety", video=""), None, "row 0: the video is a str. Give a path or bytes."),
+        (video_row("safety", rejected=1), None, "row 0: 2 or more responses are needed, as strings"),
+        (
+            video_row("safety", chosen=None),
+            None,
+            r"has no \['chosen'\].*The names are assumed, since the public file was",
+        ),
+        (video_row("safety"), {"videos": "clip"}, r"has no \['clip'\]; it has \['chosen', 'dimension', 'prompt'"),
+        (video_row("safety"), {"images": "image"}, "`columns` has images, which VideoRewardBench does not have"),
+    ],
+)
+def test_video_rewardbench_refuses_what_it_does_not_know(tmp_path, row, columns, message):
+    with pytest.raises(ValueError, match=message):
+        video_rewardbench.load(write_lines(tmp_path / "rows.jsonl", [row]), columns)
+
+
+def test_video_rewardbench_overall_is_the_papers(monkeypatch):
+    """The overall numbers of its table 4 come from its five dimensions by our rule, and not as their mean."""
+    monkeypatch.setattr("vl_reward.benchmarks.report.accuracy.N_RESAMPLES", 2)
+    sizes = video_rewardbench.DIMENSIONS
+    table = PublishedTable("video_rewardbench").table
+    assert table["columns"] == [*sizes, "overall"] and sum(sizes.values()) == 1563
+    apart = 0
+    for published in table["rows"]:
+        rows, scores = [], []
+        for (name, n), percent in zip(sizes.items(), published["values"], strict=False):
+            right = round(n * percent / 100)
+            assert 100 * right / n == pytest.approx(percent, abs=0.0501)
+            rows += [{"subset": name, "responses": ["a", "b"], "preferred": 0}] * n
+            scores += [[1.0, 0.0]] * right + [[0.0, 1.0]] * (n - right)
+        results = video_rewardbench.summarize(rows, scores)
+        assert 100 * results["overall"] == pytest.approx(published["values"][-1], abs=0.0501)
+        expected = sum(100 * subset["accuracy"] for subset in results["subsets"].values()) / 5
+        assert 100 * results["macro"] == pytest.approx(expected) and results["missing_subsets"] == []
+        apart += abs(expected - published["values"][-1]) > 0.1
+    assert apart > 5
+
+
+def test_video_rewardbench_without_a_dimension_has_no_macro():
+    rows = [{"subset": name, "responses": ["a", "b"], "preferred": 0} for name in ("safety", "safety", "knowledge")]
+    results = video_rewardbench.summarize(rows, [[1.0, 0.0], [0.5, 0.5], [1.0, 0.0]])
+    assert (results["overall"], results["ties"], results["n"]) == (2 / 3, 1, 3)
+    assert results["macro"] is results["macro_interval"] is None
+    assert results["missing_subsets"] == ["long-form perception", "short-form perception", "reasoning"]
+
+
+def test_a_video_stays_in_the_folder(tmp_path):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips/1.mp4").write_bytes(b"mp4")
+    images = BenchmarkImages(tmp_path)
+    given = [
+        "clips/1.mp4",
+        {"path": "clips/1.mp4"},
+        "clips",
+        "../a.mp4",
+        "/etc/passwd",
+        ".",
+        "clips/2.mp4",
+        "http://a/b",
+    ]
+    rows = [{"id": str(i), "images": [], "videos": [video]} for i, video in enumerate(given)]
+    read = list(AskedRows(rows, images.of(rows)))
+    assert [row["videos"] for row in read[:3]] == [[f"{tmp_path}/clips/1.mp4"]] * 2 + [[f"{tmp_path}/clips"]]
+    reasons = [row["unreadable"] for row in read[3:]]
+    assert all("lies outside of" in reason for reason in reasons[:2]) and "the image folder itself" in reasons[2]
+    assert all(reason.startswith("there is no video") for reason in reasons[3:])
+    assert read[3]["videos"] == []
 
 
 # RewardBench 2
@@ -636,8 +770,10 @@ def test_table_sets_our_row_among_published_ones():
 
 
 def test_published_rows_are_whole():
-    for benchmark in ("vl_rewardbench", "rewardbench", "multimodal_rewardbench", "mm_rlhf_rewardbench"):
+    names = ("vl_rewardbench", "rewardbench", "multimodal_rewardbench", "mm_rlhf_rewardbench", "video_rewardbench")
+    for benchmark in names:
         table = PublishedTable(benchmark).table
+        assert table["rows"]
         for row in table["rows"]:
             assert len(row["values"]) == len(table["columns"]) and row["source"]
             assert all(0 < value < 100 for value in row["values"])

@@ -499,3 +499,41 @@ def test_rows_with_videos_of_their_own_have_no_frames_as_images(folder, trained,
     given = ["--model_name_or_path", trained, "--dataset_name", folder / "pairs.jsonl", "--dataset_test_split", "train"]
     with pytest.raises(ValueError, match="`frames_as_images` is for a benchmark whose videos are folders of frames"):
         run_recipe("evaluate_reward", *given, "--frames_as_images", "true", "--output_dir", tmp_path)
+
+
+def test_video_rewardbench_is_measured_and_judged(folder, trained, tmp_path):
+    """Rows of its file, one with a video that is not there: the scores are the scorer's, the rule the paper's."""
+    sides = {"chosen": "The dark one.", "rejected": "The light one."}
+    dimensions = ["safety", "reasoning", "safety", "knowledge"]
+    clips = ["a.mp4", "clip", "none.mp4", "a.mp4"]
+    rows = [
+        {"question": f"Which came first? {i}", "clip": clip, "dimension": name, **sides}
+        for i, (clip, name) in enumerate(zip(clips, dimensions, strict=True))
+    ]
+    given = ["--benchmark", "video_rewardbench", "--data_files", lines(tmp_path / "rows.jsonl", rows)]
+    given += ["--dataset_name", "", "--image_folder", folder, "--max_refused", 0.3]
+    given += ["--columns", json.dumps({"prompt": "question", "videos": "clip"})]
+    run_recipe("evaluate_reward", "--model_name_or_path", trained, *given, "--output_dir", tmp_path / "measured")
+    results = json.loads((tmp_path / "measured/results.json").read_text())
+    scores = [json.loads(line)["scores"] for line in open(tmp_path / "measured/scores.jsonl")]
+    scorer, kept = RewardScorer.from_pretrained(str(trained), dtype="float32"), [0, 1, 3]
+    for number, side in enumerate(("chosen", "rejected")):
+        videos = [[str(folder / clips[i])] for i in kept]
+        expected = scorer([rows[i]["question"] for i in kept], [sides[side]] * 3, videos=videos)
+        assert [scores[i][number] for i in kept] == pytest.approx(expected, abs=1e-4)
+    right = [pair is not None and pair[0] > pair[1] for pair in scores]
+    assert scores[2] is None and results["refused_rows"] == 1 and results["overall"] == sum(right) / 4
+    assert results["subsets"]["safety"]["accuracy"] == right[0] / 2 and results["macro"] is None
+    assert "frames_as_images" not in results and "Skywork-VL Reward" in (tmp_path / "measured/table.md").read_text()
+
+    judged = [*given, *BUDGET, "--max_new_tokens", 3, "--output_dir", tmp_path / "judged"]
+    run_recipe("evaluate_judge", "--model_name_or_path", BASE, *judged)
+    votes = [json.loads(line) for line in open(tmp_path / "judged/votes.jsonl")]
+    assert [line["row"] for line in votes] == kept
+    assert json.loads((tmp_path / "judged/results.json").read_text())["n"] == 4
+    (told,) = [json.loads(line) for line in open(tmp_path / "judged/refused.jsonl")]
+    assert told["reason"].startswith(f"there is no video {folder}/none.mp4. Fetch")
+    with pytest.raises(
+        ValueError, match="`columns` is of `dataset_name` and of video_rewardbench, and `benchmark: rew"
+    ):
+        run_recipe("evaluate_reward", *given, "--benchmark", "rewardbench")

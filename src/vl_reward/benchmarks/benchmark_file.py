@@ -3,14 +3,15 @@
 from pathlib import Path
 
 import pyarrow.parquet
-from datasets import Image, load_dataset
+from datasets import Image, Video, load_dataset
 
 from ..data.json_rows import parse_json_rows, read_text
 
 
 def read_rows(source: str, columns: tuple[str, ...], optional: tuple[str, ...] = (), split: str = "test") -> list[dict]:
     """
-    Read the columns that a benchmark needs. Images are not decoded, and other columns are left where they are.
+    Read the columns that a benchmark needs. Images and videos are not decoded, and other columns are left where they
+    are.
 
     Args:
         source (`str`):
@@ -29,15 +30,16 @@ def read_rows(source: str, columns: tuple[str, ...], optional: tuple[str, ...] =
         FileNotFoundError: If `source` names a file that does not exist.
         ValueError: If there is no row, a column is missing, or a value in `columns` is null. The row is named.
     """
-    suffix = Path(source).suffix
+    suffix, there = Path(source).suffix, None
     if not Path(source).exists() and suffix in (".json", ".jsonl", ".parquet"):
         raise FileNotFoundError(f"`data_files: {source}` does not exist. Give the benchmark's file, or its hub id.")
     if not Path(source).exists():
         dataset = load_dataset(source, split=split)
-        dataset = dataset.select_columns([name for name in columns + optional if name in dataset.column_names])
+        there = dataset.column_names
+        dataset = dataset.select_columns([name for name in columns + optional if name in there])
         for name, feature in dataset.features.items():
-            if isinstance(feature, Image):
-                dataset = dataset.cast_column(name, Image(decode=False))
+            if isinstance(feature, Image | Video):
+                dataset = dataset.cast_column(name, type(feature)(decode=False))
         rows = dataset.to_list()
     elif suffix == ".parquet":
         there = pyarrow.parquet.read_schema(source).names
@@ -49,8 +51,8 @@ def read_rows(source: str, columns: tuple[str, ...], optional: tuple[str, ...] =
     for i, row in enumerate(rows):
         if missing := [name for name in columns if row.get(name) is None]:
             raise ValueError(
-                f"{source}, row {i} has no {missing}; it has {sorted(row)}. Give the file in the benchmark's public "
-                f"schema: {', '.join(columns)}."
+                f"{source}, row {i} has no {missing}; it has {sorted(there or row)}. Give the file in the benchmark's "
+                f"public schema: {', '.join(columns)}."
             )
     return [{name: row.get(name) for name in columns + optional} for row in rows]
 

@@ -1,4 +1,4 @@
-"""The images of a benchmark's rows, as its public file names them."""
+"""The images and videos of a benchmark's rows, as its public file names them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +11,13 @@ from ..data.videos.video_source import as_video_list, frame_files
 
 class BenchmarkImages:
     """
-    Finds the images of a benchmark's rows: paths under a folder, folders of video frames, or the bytes in a parquet
-    file.
+    Finds the images and videos of a benchmark's rows: paths under a folder, folders of video frames, or the bytes in a
+    parquet file.
 
     Args:
         folder (`str` or `Path`, *optional*):
-            Where paths start, and what they may not leave: a benchmark's file comes from others. Without it, images are
-            one's own, and taken as they are.
+            Where paths start, and what they may not leave: a benchmark's file comes from others. Without it, images and
+            videos are one's own, and taken as they are.
     """
 
     def __init__(self, folder: str | Path | None):
@@ -45,11 +45,7 @@ class BenchmarkImages:
             raise ValueError(f"{row}: an image is null. Leave it out of `images`.")
         if not isinstance(image, str) or image.startswith("data:"):
             return [image]
-        path = (self.folder / image).resolve()
-        if not path.is_relative_to(self.folder):
-            raise ValueError(f"{row}: the image {image} lies outside of {self.folder}. Set `image_folder`.")
-        if path == self.folder:
-            raise ValueError(f"{row}: the image {image!r} is the image folder itself. Give a file in it, or null.")
+        path = self._located("image", image, row)
         if frames := frame_files(path):
             return frames
         if not path.is_file():
@@ -59,6 +55,29 @@ class BenchmarkImages:
             )
         return [str(path)]
 
+    def find_video(self, video: str | dict, row: str = "A row") -> str | dict:
+        """
+        What one of a row's `videos` stands for, as [`load_video`] takes it: a path under the folder, or bytes. Errors
+        name `row`.
+        """
+        if isinstance(video, dict) and video.get("bytes") is not None:
+            return video
+        path = self._located("video", video["path"] if isinstance(video, dict) else video, row)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{row}: there is no video {path}. Fetch the benchmark's videos, or set `image_folder` to where they "
+                "are; results from a `scores_file` need none."
+            )
+        return str(path)
+
+    def _located(self, kind: str, name: str, row: str) -> Path:
+        path = (self.folder / name).resolve()
+        if not path.is_relative_to(self.folder):
+            raise ValueError(f"{row}: the {kind} {name} lies outside of {self.folder}. Set `image_folder`.")
+        if path == self.folder:
+            raise ValueError(f"{row}: the {kind} {name!r} is the image folder itself. Give a file in it, or null.")
+        return path
+
 
 class FoundImages(Sequence):
     """
@@ -66,7 +85,7 @@ class FoundImages(Sequence):
 
     Raises:
         ValueError: If a path of the row leaves the folder. The row is named.
-        FileNotFoundError: If there is no such image, or a folder without frames. The row is named.
+        FileNotFoundError: If there is no such image or video, or a folder without frames. The row is named.
     """
 
     def __init__(self, images: BenchmarkImages, rows: list[dict]):
@@ -86,9 +105,12 @@ class FoundImages(Sequence):
         return [one for image in images for one in self.images.find(image, self.name(i))]
 
     def apart(self, i: int) -> dict[str, Sequence]:
-        """The `images` of a row, and as its `videos` the folders of frames among them. Its own `videos` stay."""
+        """The `images` of a row, and its `videos`: its own, or else the folders of frames among the images."""
         if "videos" in self.rows[i]:
-            return {"images": self[i], "videos": self.rows[i]["videos"]}
+            videos = self.rows[i]["videos"]
+            if self.images.folder is not None:
+                videos = [self.images.find_video(video, self.name(i)) for video in videos]
+            return {"images": self[i], "videos": videos}
         with named_row(self.name(i)):
             images = as_image_list(self.rows[i]["images"])
         videos = [image for image in images if self.images.is_video(image)]
@@ -100,7 +122,7 @@ class FoundImages(Sequence):
 class AskedRows(Sequence):
     """
     The rows that a model is asked about, each with its images and videos, by which [`ResumableStore`] knows it. One
-    whose images are not found has none, and the reason under `unreadable`.
+    whose images or videos are not found has none, and the reason under `unreadable`.
 
     Args:
         rows (`list[dict]`):
@@ -142,7 +164,7 @@ class AskedRows(Sequence):
         try:
             return row | ({"images": self.images[number]} if self.frames_as_images else self.images.apart(number))
         except (ValueError, FileNotFoundError) as error:
-            return row | {"images": [], "unreadable": str(error).removeprefix(f"{name}: ")}
+            return row | {"images": [], "videos": [], "unreadable": str(error).removeprefix(f"{name}: ")}
 
     def select(self, numbers: Sequence[int]) -> "AskedRows":
         """Some of these rows, named as they are here."""
