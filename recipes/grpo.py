@@ -10,9 +10,9 @@ Qwen2.5-VL-7B, full fine-tuning on 8 GPUs of 80 GB:
 accelerate launch --config_file accelerate_configs/deepspeed_zero3.yaml recipes/grpo.py \
     --config recipes/configs/qwen2_5_vl_7b/grpo.yaml
 
-Reads a policy, a reward model and prompts with images. Writes a policy, and `refused.jsonl`: prompts that cannot be
-trained on. Watch its accuracy with evaluate_policy.py, not the reward: a reward model alone can be exploited, and
-Skywork R1V2 adds rules to it.
+Reads a policy, a reward model and prompts with images or videos. Writes a policy, and `refused.jsonl`: prompts that
+cannot be trained on. Watch its accuracy with evaluate_policy.py, not the reward: a reward model alone can be exploited,
+and Skywork R1V2 adds rules to it.
 """
 
 import functools
@@ -25,6 +25,7 @@ from trl import GRPOConfig
 from vl_reward import DatasetArguments, RecipeParser, RewardScorer, ServerScorer, VisionModelConfig, share_prefixes
 from vl_reward.arguments.engine_arguments import SERVER_URL
 from vl_reward.data.named_dataset import NamedDataset
+from vl_reward.data.videos.frame_limits import FrameLimits
 from vl_reward.memory.estimate import MemoryEstimate
 from vl_reward.models.families import family_of
 from vl_reward.preflight.row_checks import PromptCheck
@@ -75,6 +76,7 @@ def main(script_args, training_args, model_args):
     processor = AutoProcessor.from_pretrained(
         model_args.model_name_or_path, revision=model_args.model_revision, max_pixels=model_args.image_pixels
     )
+    FrameLimits.keep(processor, **model_args.video_limits)
     freeze(model, model_args)
     # The samples of a prompt have it and its images in common: those are computed once. It is no option here: it also
     # runs the vision tower for text alone, for which processes with images would wait.
@@ -90,8 +92,7 @@ def main(script_args, training_args, model_args):
     # Dataset
     ####################
     # Edit here: the rows. `columns` in the YAML maps yours to `prompt` and `images`.
-    where = script_args.dataset_config, script_args.columns
-    dataset = NamedDataset(script_args.dataset_name, *where, images_only=True)
+    dataset = NamedDataset(script_args.dataset_name, script_args.dataset_config, script_args.columns)
     # What could not be trained on stops the run now, and not at the step that meets it.
     preflight = TrainingPreflight(training_args.output_dir)
     (dataset,) = preflight(PromptCheck(processor), train=dataset.split(script_args.dataset_train_split))

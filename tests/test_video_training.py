@@ -346,12 +346,18 @@ def test_own_video_pairs_are_measured_by_subset(trained, folder, tmp_path):
     assert results["n"] == len(rows) == 12
 
 
-def test_grpo_does_not_read_videos_and_refuses_them(folder, tmp_path, trained):
+def test_grpo_trains_on_videos(folder, tmp_path, trained):
     given = ["--model_name_or_path", POLICY, "--dataset_name", folder / "prompts.jsonl", "--output_dir", tmp_path]
-    with pytest.raises(ValueError, match="has videos in 5 of 7 rows, and this step reads images alone"):
-        run_recipe("grpo", *given, "--reward_model", trained)
-    with pytest.raises(ValueError, match="`video_fps: 1.0` has no effect: .* does not read it"):
-        run_recipe("grpo", *given, "--video_fps", 1)
+    given += ["--reward_model", trained, *BUDGET, "--max_steps", 2, "--per_device_train_batch_size", 8]
+    given += ["--num_generations", 4, "--max_completion_length", 6, "--logging_steps", 1, "--temperature", 3]
+    run_recipe("grpo", *given)
+    assert FrameLimits.of(AutoProcessor.from_pretrained(tmp_path)) == FrameLimits(**LIMITS)
+    told = [json.loads(line) for line in open(tmp_path / "videos_train.jsonl")]
+    assert [[video["frames"] for video in row["videos"]] for row in told] == [[4], [4], [2], [2], [4, 4]]
+    history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
+    assert all(step["grad_norm"] > 0 and step["reward"] != 0 for step in history if "loss" in step)
+    weights = [AutoModelForImageTextToText.from_pretrained(path).lm_head.weight for path in (POLICY, tmp_path)]
+    assert not torch.equal(*weights)
 
 
 def test_dropout_continues_responses_without_their_videos(folder, tmp_path):
