@@ -13,6 +13,7 @@ from trl import GRPOConfig, GRPOTrainer
 from ..data.encoding import load_columns, render, tokenize
 from ..data.messages import as_parts, read_messages
 from ..data.splits import with_images
+from ..models.repeated_visuals import repeated
 from .guards import TrainerGuards
 from .trl_corrections import gathered
 
@@ -80,7 +81,7 @@ class VisionGRPOTrainer(TrainerGuards, GRPOTrainer):
         template, texts = {"add_generation_prompt": True, **self.chat_template_kwargs}, []
         for name, row, images, videos in zip(names, self.given, *shown, strict=True):
             texts.append(render(processor, name, read_messages(row["prompt"], "user"), images, videos, **template))
-        batch = tokenize(processor, texts, *shown, padding_side="left")
+        batch = repeated(tokenize(processor, texts, *shown, padding_side="left"))
         self.shown = rows_of(batch, *shown)
         kept = batch.pop("attention_mask").bool()
         columns = ("input_ids", "mm_token_type_ids")

@@ -4,7 +4,7 @@ import json
 import math
 from pathlib import Path
 
-from ..data.json_rows import read_text
+from ...data.json_rows import read_text
 
 
 class ScoreFile:
