@@ -301,6 +301,23 @@ def test_rows_of_a_table_without_an_image(tmp_path):
     assert (row["images"], row["rejected"], text_of(row["prompt"])) == ([], None, "r")
 
 
+def test_a_table_may_have_one_image_alone(tmp_path):
+    """Under either name, as a path, bytes or an image of `datasets`: a path was read letter by letter."""
+    PILImage.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    texts = {"prompt": ["q", "r"], "chosen": ["a", "a"], "rejected": ["b", "b"]}
+    paths, dicts = ["a.png", None], [{"bytes": data, "path": None}, None]
+    for name in ("image", "images"):
+        strings = Dataset.from_dict(texts | {name: paths})
+        bytes_ = Dataset.from_dict(texts | {name: [data, None]})
+        images = Dataset.from_dict(texts | {name: dicts}).cast_column(name, Image())
+        for rows in (strings, bytes_, images):
+            rows.to_parquet(str(tmp_path / "pairs.parquet"))
+            with_image, without = NamedDataset(str(tmp_path / "pairs.parquet")).split("train")
+            assert load_image(with_image["images"][0]).size == (40, 30)
+            assert (len(with_image["images"]), without["images"]) == (1, [])
+
+
 def test_rows_of_text_are_left_out_with_a_count_and_what_shows_something_stays(tmp_path, caplog):
     """A picture inside a message is no row of text: it is refused by name later, and not left out in silence."""
     text, part = {"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": "a.png"}}

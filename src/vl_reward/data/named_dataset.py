@@ -20,6 +20,7 @@ from datasets import (
 
 from ..arguments.dataset_arguments import COLUMNS, check_columns
 from .content_groups import HELD_OUT, contents_of, draw_groups
+from .images import as_image_list
 from .json_rows import ROLE_OF, as_dataset, located, parse_json_rows, read_or_marked_row, read_text, renamed
 from .splits import in_shares, with_images
 from .videos.stored_videos import as_text, undecoded_videos, video_as_json
@@ -264,8 +265,9 @@ def undecoded(rows: Dataset, folder: Path) -> Dataset:
     is with `videos`, which stay away where there is no such column.
     """
     rows = undecoded_videos(rows, folder)
-    if isinstance(rows.features.get("image"), Image):
-        rows = rows.cast_column("image", Image(decode=False))
+    for name in ("image", "images"):
+        if isinstance(rows.features.get(name), Image):
+            rows = rows.cast_column(name, Image(decode=False))
     if "images" not in rows.column_names and "image" in rows.column_names:
         rows = rows.map(
             lambda image: {"images": [] if image is None else [image]}, input_columns="image", remove_columns="image"
@@ -275,7 +277,7 @@ def undecoded(rows: Dataset, folder: Path) -> Dataset:
     if not isinstance(rows.features["images"], List) or not isinstance(rows.features["images"].feature, Image):
         stored = Features({"images": List({"bytes": Value("binary"), "path": Value("string")})})
         images = rows.select_columns("images").map(  # alone: what is `Json` in other columns would be read anew
-            lambda row: {"images": [located(image, folder) for image in row["images"] or []]}, features=stored
+            lambda row: {"images": [located(image, folder) for image in as_image_list(row["images"])]}, features=stored
         )
         rows = concatenate_datasets([rows.remove_columns("images"), images], axis=1)
     return with_images(rows, decode=False)
