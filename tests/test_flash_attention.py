@@ -93,7 +93,7 @@ def test_no_mask_is_made(models, processor, images, calls, monkeypatch):  # noqa
     """Under sdpa only for rows that branch off, and under flash attention for none."""
     made = []
     mask = Branches.mask.func
-    counted = type(Branches.mask)(lambda self: (made.append(self.is_causal), mask(self))[1])
+    counted = type(Branches.mask)(lambda self: (made.append(self.first), mask(self))[1])
     counted.__set_name__(Branches, "mask")
     monkeypatch.setattr(Branches, "mask", counted)
     model, batch = models["policy"].float(), encode(processor, PAIRS, images)
@@ -101,7 +101,7 @@ def test_no_mask_is_made(models, processor, images, calls, monkeypatch):  # noqa
         share_prefixes(with_attention(model, NAMES[0]))(**batch)
         assert made == [] and len(calls) == 2
         share_prefixes(with_attention(model, "sdpa"))(**batch)
-    assert made and not any(made)
+    assert made and all(made)
     unshare_prefixes(model)
 
 

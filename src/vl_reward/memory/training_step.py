@@ -167,10 +167,5 @@ class TrainingStep:
 
 def convert(rows: PackedRows, function) -> PackedRows:
     """The same rows with `function` applied to their tensors."""
-    branches = [
-        dataclasses.replace(
-            branch, queries=function(branch.queries), keys=function(branch.keys), places=function(branch.places)
-        )
-        for branch in rows.branches
-    ]
+    branches = [dataclasses.replace(branch, keys=function(branch.keys)) for branch in rows.branches]
     return PackedRows(function(rows.source), function(rows.unpack), branches, function(rows.order))

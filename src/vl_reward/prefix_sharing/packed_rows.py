@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -12,47 +13,48 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import eager_attention_f
 
 
 PREFIX = "prefix_sharing|"  # + the attention implementation that does the work
+FEW = 32  # queries of a row, for which no call of its own is worth it
 
 
 @dataclass
 class Branches:
     """
-    New tokens of several rows, padded to equal lengths, and what they attend to.
+    Rows of which queries are taken from one place on, padded at their ends to equal lengths.
 
     Args:
-        queries (`torch.LongTensor` of shape `(num_rows, query_length)`):
-            Packed positions of each row's new tokens, the last one repeated as padding.
         keys (`torch.LongTensor` of shape `(num_rows, key_length)`):
-            Packed positions of the row's whole path, from its first token to its last.
-        places (`torch.LongTensor` of shape `(num_rows, query_length)`):
-            Where in its row each query is.
-        is_causal (`bool`):
-            Whether all rows are new from their first token, so that the mask is the ordinary causal one.
+            Packed positions of each row's whole path, from its first token to its last, which is repeated as padding.
+        first (`int`):
+            The place in its row of the first query. The other queries follow, up to the last key.
     """
 
-    queries: torch.Tensor
     keys: torch.Tensor
-    places: torch.Tensor
-    is_causal: bool
+    first: int
+
+    @property
+    def queries(self) -> torch.Tensor:
+        """Packed positions of the queries."""
+        return self.keys[:, self.first :]
 
     @functools.cached_property
     def mask(self) -> torch.Tensor:
         """
-        Whether a query may attend to a key: to itself and to what comes before it in its row. Of shape `(num_rows, 1,
-        query_length, key_length)`, and made where an attention function asks for it.
+        Whether a query may attend to a key: to itself and to what comes before it. Of shape `(1, 1, query_length,
+        key_length)`, and made where an attention function asks for it.
         """
-        return torch.arange(self.keys.shape[1], device=self.keys.device) <= self.places[:, None, :, None]
+        size = self.queries.shape[1], self.keys.shape[1]
+        return torch.ones(1, 1, *size, dtype=torch.bool, device=self.keys.device).tril(self.first)
 
-    @classmethod
-    def from_paths(cls, paths: list[np.ndarray], num_new: np.ndarray, device: torch.device) -> "Branches":
-        """Paths are the packed positions of whole rows; the last `num_new` of each are its new tokens."""
-        lengths = np.array([len(path) for path in paths])
-        keys = np.stack([np.pad(path, (0, lengths.max() - len(path)), mode="edge") for path in paths])
-        firsts = lengths - num_new
-        places = np.minimum(firsts[:, None] + np.arange(num_new.max()), lengths[:, None] - 1)  # of queries, in rows
-        queries = np.take_along_axis(keys, places, axis=1)
-        tensors = (torch.from_numpy(array).to(device) for array in (queries, keys, places))
-        return cls(*tensors, is_causal=bool((firsts == 0).all()))
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """
+        What hides keys from sdpa's queries. Its own causal kernel does so for whole rows, and one query sees all keys.
+        On a GPU the kernels for queries that are the last of the keys are asked for, which read no mask.
+        """
+        num_queries, num_keys = self.queries.shape[1], self.keys.shape[1]
+        if self.first == 0 or num_queries == 1:
+            return None
+        return causal_lower_right(num_queries, num_keys) if self.keys.is_cuda else self.mask
 
 
 @dataclass
@@ -68,9 +70,9 @@ class PackedRows:
         unpack (`torch.LongTensor` of shape `(batch_size, seq_len)`):
             The packed position of each token of the batch; 0 at padding.
         branches (`list[Branches]`):
-            The packed tokens, in groups of rows with about as many new tokens each.
+            The packed tokens, in groups of rows with about as many new tokens each, from about the same place on.
         order (`torch.LongTensor` of shape `(num_packed,)`):
-            Where in the flattened and concatenated queries of `branches` each packed token is.
+            Where in the flattened and concatenated queries of `branches` each packed token is new.
         paths (`list[tuple[int, np.ndarray]]`):
             Of each row with new tokens how many they are, and the packed positions of the whole row, in packed order.
     """
@@ -140,28 +142,41 @@ class PackedRows:
         return cls(source, torch.from_numpy(unpack).to(device), branches, order.to(device), paths)
 
 
+def first_query(number: int, path: np.ndarray) -> int:
+    """
+    The place in a row from which its queries are taken: its first new token, or the row's begin where that is near.
+    sdpa's causal kernel is for whole rows, and does not compute what it hides.
+    """
+    first = len(path) - number
+    return first if 2 * first > number else 0
+
+
 def group_paths(
     paths: list[tuple[int, np.ndarray]], num_packed: int, device: torch.device
 ) -> tuple[list[Branches], torch.Tensor]:
-    """`branches` and `order` of [`PackedRows`], from each row's number of new tokens and its path."""
+    """
+    `branches` and `order` of [`PackedRows`], from each row's number of new tokens and its path. A group's queries are
+    taken from one place on, so a row that branches off later has some that are not new. What they give is dropped.
+    """
+    rows = [(first_query(number, path), number, path) for number, path in paths]
     groups: list[list] = []
-    # Rows that are new from their first token come first, by themselves: sdpa's causal kernel is theirs, which does not
-    # compute what a mask hides.
-    branching = [(number < len(path), number, path) for number, path in paths]
-    for branches_off, number, path in sorted(branching, key=lambda entry: (entry[0], -entry[1])):
-        first = groups[-1][0] if groups else (0, path)
-        # Rows are padded to the longest of their group, so a group ends where half of a row would be padding.
-        if not groups or 2 * number < first[0] or branches_off != (first[0] < len(first[1])):
+    for first, number, path in sorted(rows, key=lambda row: (row[0] > 0, -row[1].bit_length(), row[0], -row[1])):
+        group = groups[-1] if groups else []
+        start = group[0][0] if group else first
+        longest = max(len(other) for *_, other in [*group, (first, number, path)])
+        # A group ends where half of a row would be padding or not new.
+        if not group or first < start or (first > 0) != (start > 0) or longest - start > max(2 * number, FEW):
             groups.append([])
-        groups[-1].append((number, path))
+        groups[-1].append((first, number, path))
 
-    branches, order, start = [], np.empty(num_packed, dtype=np.int64), 0
+    branches, order, offset = [], np.empty(num_packed, dtype=np.int64), 0
     for group in groups:
-        num_new = np.array([number for number, _ in group])
-        branches.append(Branches.from_paths([path for _, path in group], num_new, device))
-        for number, path in group:
-            order[path[-number:]] = start + np.arange(number)
-            start += num_new.max()
+        start, longest = group[0][0], max(len(path) for *_, path in group)
+        keys = np.stack([np.pad(path, (0, longest - len(path)), mode="edge") for *_, path in group])
+        branches.append(Branches(torch.from_numpy(keys).to(device), start))
+        for _, number, path in group:
+            order[path[-number:]] = offset - start + np.arange(len(path) - number, len(path))
+            offset += longest - start
     return branches, torch.from_numpy(order)
 
 
@@ -181,11 +196,10 @@ def packed_attention(plain, module, query, key, value, attention_mask, **kwargs)
 
     outputs = []
     for branches in attention_mask.branches:
+        mask = branches.bias
         if plain is eager_attention_forward:  # which adds its mask
             mask = torch.zeros_like(branches.mask, dtype=query.dtype)
             mask = mask.masked_fill(~branches.mask, torch.finfo(query.dtype).min)
-        else:
-            mask = None if branches.is_causal else branches.mask  # without one, sdpa's own causal kernel is faster
         keys, values = gather(key, branches.keys), gather(value, branches.keys)
         output, _ = plain(module, gather(query, branches.queries), keys, values, mask, **kwargs)
         outputs.append(output.flatten(0, 1))
