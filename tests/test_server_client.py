@@ -1,6 +1,8 @@
 """What no real server can be made to do: errors, hangs and wrong answers, by a local one."""
 
+import base64
 import http.server
+import io
 import json
 import math
 import sys
@@ -8,8 +10,14 @@ import threading
 import time
 
 import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
+from video_files import frames
 
 from vl_reward import RewardScorer, SamplingParameters, ServerScorer
+from vl_reward.data.encoding import encode_prompts
+from vl_reward.data.videos.video import load_video
 from vl_reward.inference.probes import Probes
 from vl_reward.inference.server_client import ServerClient, results
 from vl_reward.inference.server_sampler import ServerSampler
@@ -125,6 +133,39 @@ def test_every_parameter_is_sent_and_few_requests_are_in_flight(start, processor
     assert all({key: body[key] for key in settings} == settings for body in asked)
     assert all(body["mm_processor_kwargs"]["size"] == dict(processor.image_processor.size) for body in asked)
     assert len({body["seed"] for body in asked[1:]}) == 12
+
+
+def test_a_video_is_sent_as_its_frames_with_their_times(start, processor):
+    """One request: a PNG for each frame that is seen, and another name for each of two videos."""
+    clip = {"frames": frames(6), "fps": 3.0}
+    prompts, images = [[{"role": "user", "content": "Which?"}]] * 2, [[], []]
+    expected = [encode_prompts(processor, prompts[:1], [[]], ["row"], [[clip] * n]) for n in range(3)]
+    lengths = {n: batch["input_ids"].shape[1] for n, batch in zip(range(3), expected, strict=True)}
+
+    def parts_of(body):
+        return [part for part in body["messages"][-1]["content"] if part["type"] == "video_url"]
+
+    server = start(lambda path, body: completion(body, lengths[len(parts_of(body))]))
+    sampler = ServerSampler(server.url, "policy", processor, FEW)
+    sampler._tokens_per_second = 1.0  # of the model's configuration, which this server has none of
+    assert sampler(prompts, images, videos=[[clip], [clip, clip]])[1] == [["stop"], ["stop"]]
+    video = load_video(clip, processor)
+    for _, body in server.bodies:
+        parts = parts_of(body)
+        assert body["media_io_kwargs"]["video"]["num_frames"] == -1
+        for part in parts:
+            kind, data = part["video_url"]["url"].split(",", 1)
+            assert kind == "data:video/jpeg;base64"
+            sent = [Image.open(io.BytesIO(base64.b64decode(piece))) for piece in data.split(",")]
+            assert torch.equal(torch.stack([pil_to_tensor(frame) for frame in sent]), video.frames)
+        times = body["mm_processor_kwargs"]["videos_kwargs"]["video_metadata"]
+        assert [(one["fps"], one["frames_indices"]) for one in times] == [(3.0, [0, 2, 3, 5])] * len(parts)
+        assert body["mm_processor_kwargs"]["size"] == dict(processor.image_processor.size)
+    names = [part["uuid"] for _, body in server.bodies for part in parts_of(body)]
+    assert len(server.bodies) == 3 and len(set(names)) == len(names) == 4
+    sampler._tokens_per_second = 99.0
+    responses, reasons = sampler(prompts, images, videos=[[], [clip]])
+    assert responses[1] == [] and "vLLM would put the text after it elsewhere" in reasons[1][0]
 
 
 def test_a_first_prompt_of_another_length_stops_before_the_others_are_asked(start, processor):

@@ -416,10 +416,10 @@ def test_a_benchmarks_videos_are_videos_or_single_images(folder, trained, tmp_pa
     assert (tmp_path / "false/videos.jsonl").exists() and not (tmp_path / "true/videos.jsonl").exists()
 
 
-def test_a_served_model_is_not_asked_about_a_video():
-    with pytest.raises(ValueError, match="row 3 has a video, and a server is given text and images alone here"):
-        refuse_videos(["row 2", "row 3"], [[], ["a.mp4"]], "a server")
-    refuse_videos(["row 2"], None, "a server")
+def test_a_model_whose_videos_vllm_fails_on_is_not_asked_about_them():
+    with pytest.raises(ValueError, match="row 3 has a video, and vLLM 0.30 cannot be given those of this model"):
+        refuse_videos(["row 2", "row 3"], [[], ["a.mp4"]], "vLLM 0.30")
+    refuse_videos(["row 2"], None, "vLLM 0.30")
 
 
 def test_curation_leaves_pairs_with_videos_out():

@@ -12,7 +12,7 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from video_files import frames, write_video
 
 from vl_reward import ResponseSampler, SamplingParameters
-from vl_reward.data.encoding import render_prompts, tokenize
+from vl_reward.data.encoding import encode_prompts, render_prompts, tokenize
 from vl_reward.data.videos.frame_limits import FrameLimits
 from vl_reward.inference.server_sampler import ServerSampler
 from vl_reward.inference.vllm_sampler import VLLMSampler, as_request
@@ -39,7 +39,7 @@ def trained_processor(trained_path):
 
 @pytest.fixture(scope="module")
 def policy_server(serve, trained_path):
-    images = ["--limit-mm-per-prompt", '{"image": 2}']
+    images = ["--limit-mm-per-prompt", '{"image": 2, "video": 2}']
     return serve(trained_path, "--served-model-name", str(trained_path), *images).wait()
 
 
@@ -116,6 +116,35 @@ def test_videos_are_seen_as_transformers_sees_them(engine, model, trained_proces
 
     monkeypatch.setattr("vllm.LLM", lambda **arguments: engine)
     sampler = VLLMSampler("unused", processor, GREEDY, dtype="float32")
+    responses, reasons = sampler(prompts, images, videos=videos)
+    expected = ResponseSampler(model, processor, GREEDY)(prompts[:6], images[:6], videos=videos[:6])
+    assert (responses[:6], reasons[:6]) == expected
+    assert responses[6] == [] and "vLLM would put the text after it elsewhere than training does" in reasons[6][0]
+    assert sampler(prompts[6:], images[6:], videos=videos[6:]) == (responses[6:], reasons[6:])
+
+
+@pytest.mark.parametrize("limits", [{"fps": 2.0, "max_frames": 64}, {"fps": 1.1, "max_frames": 4}])
+def test_a_server_sees_videos_as_transformers_sees_them(
+    policy_server, model, trained_path, trained_processor, tmp_path, limits
+):
+    """The tokens of every prompt, the log-probability of each, and greedy responses."""
+    processor = copy.deepcopy(trained_processor)
+    FrameLimits.keep(processor, **limits)
+    prompts, images, videos = video_rows(tmp_path)
+    sampler = ServerSampler(policy_server.url, str(trained_path), processor, GREEDY, patience=PATIENCE)
+    asking = {"prompt_logprobs": 0, "return_token_ids": True, "max_tokens": 1}
+    for number in range(6):
+        row = [prompts[number], images[number], videos[number]]
+        answer = sampler._ask("a row", *row, 0, 1, **asking)
+        inputs = encode_prompts(processor, [row[0]], [row[1]], ["a row"], [row[2]])
+        tokens = inputs["input_ids"][0]
+        assert answer["prompt_token_ids"] == tokens.tolist()
+        with torch.no_grad():
+            here = model(**inputs).logits[0, :-1].log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
+        found = zip(answer["prompt_logprobs"][1:], tokens[1:].tolist(), strict=True)
+        there = torch.tensor([known[str(token)]["logprob"] for known, token in found])
+        assert (there - here).abs().max() < 1e-3
+
     responses, reasons = sampler(prompts, images, videos=videos)
     expected = ResponseSampler(model, processor, GREEDY)(prompts[:6], images[:6], videos=videos[:6])
     assert (responses[:6], reasons[:6]) == expected

@@ -4,7 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from servers import CHECKPOINTS, ENGINE, PATIENCE, POOLING
+from test_sampling import video_rows
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from video_files import frames
 
 from vl_reward import (
     Qwen3VLForSequenceClassification,
@@ -69,6 +71,23 @@ def test_scores_are_those_of_the_reward_scorer(reward_path, exported, reward_ser
     )
     assert RewardScorer.from_pretrained(str(exported))(*columns) == pytest.approx(expected, abs=1e-6)
     assert classified(exported, here.processor, conversations) == pytest.approx(expected, abs=1e-4)
+
+
+def test_videos_are_scored_as_the_reward_scorer_scores_them(reward_path, exported, reward_server, tmp_path):
+    """Several responses to each prompt: the second finds its prompt, and a single video, in the server's cache."""
+    prompts, images, videos = video_rows(tmp_path)
+    answers = ["I see 4 and 5. Answer: 9", "I see 7 and 1. Answer: 8", "Answer: 3"]
+    rows = [{"prompt": prompts[i], "images": images[i], "videos": videos[i], "responses": answers} for i in range(7)]
+    here, there = RewardScorer.from_pretrained(str(reward_path)), ServerScorer(reward_server.url, str(exported))
+    expected = here.score_responses(rows[:6])
+    assert min(max(scores) - min(scores) for scores in expected) > 0.01
+    for _ in range(2):
+        for scores, right in zip(there.score_responses(rows[:6]), expected, strict=True):
+            assert scores == pytest.approx(right, abs=1e-4)
+    backwards = [rows[3] | {"videos": [{"frames": frames(5)[::-1], "fps": 1.5}] * 2}]
+    assert there.score_responses(backwards)[0] == pytest.approx(here.score_responses(backwards)[0], abs=1e-4)
+    with pytest.raises(ValueError, match="response 0 of row 6: a video is .* vLLM would put the text after it"):
+        there.score_responses([rows[6] | {"id": 6}])
 
 
 def test_a_value_head_with_a_bias_is_served(released, serve, conversations):

@@ -21,13 +21,13 @@ def check_responses(name: str, responses: object) -> None:
 def refuse_videos(names: list[str], videos: list[list | None] | None, engine: str) -> None:
     """
     Raises:
-        ValueError: If a row has a video. vLLM samples a video's frames by itself, otherwise than training does.
+        ValueError: If a row has a video.
     """
     for name, row in zip(names, videos or [None] * len(names), strict=True):
         if row:
             raise ValueError(
-                f"{name} has a video, and {engine} is given text and images alone here: it would sample the frames "
-                "otherwise than training does. Set `engine: transformers`, leave the row out, or give frames as images."
+                f"{name} has a video, and {engine} cannot be given those of this model. Set `engine: transformers`, "
+                "leave the row out, or give frames as images."
             )
 
 

@@ -6,7 +6,8 @@ import logging
 import os
 import queue
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -164,10 +165,26 @@ def as_url(image: Image.Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def as_openai(messages: list[dict]) -> list[dict]:
-    """Messages with URLs of images in their places, as [`fill`] puts them there, in OpenAI's form."""
-    return [{**message, "content": [as_part(part) for part in message["content"]]} for message in messages]
+def as_video_part(url: str) -> dict:
+    """A video in OpenAI's form, with a name by which vLLM's cache knows it."""
+    return {"type": "video_url", "video_url": {"url": url}, "uuid": uuid.uuid4().hex}
 
 
-def as_part(part: dict) -> dict:
-    return {"type": "image_url", "image_url": {"url": part["image"]}} if part["type"] == "image" else part
+def as_openai(messages: list[dict], videos: Sequence[dict] = ()) -> list[dict]:
+    """
+    Messages with URLs of images in their places, as [`fill`] puts them there, in OpenAI's form, and what
+    [`as_video_part`] gives in those of the videos.
+
+    Of several videos vLLM processes only those that its cache does not hold, and would give them the times of others.
+    So they have other names in each request, and a single video keeps its own.
+    """
+    named = [as_video_part(part["video_url"]["url"]) for part in videos] if len(videos) > 1 else videos
+    parts = iter(named)
+    return [{**message, "content": [as_part(part, parts) for part in message["content"]]} for message in messages]
+
+
+def as_part(part: dict, videos: Iterator[dict]) -> dict:
+    """A part of a message in OpenAI's form. In the place of a video it is the next of `videos`."""
+    if part["type"] == "image":
+        return {"type": "image_url", "image_url": {"url": part["image"]}}
+    return next(videos) if part["type"] == "video" else part

@@ -1,16 +1,20 @@
 """Responses of a policy that vLLM servers run, on as many GPUs and machines as they have."""
 
 from dataclasses import asdict
+from functools import cached_property
 
 import torch
-from transformers import ProcessorMixin
+from transformers import AutoConfig, ProcessorMixin
 
 from ..arguments.sampling_parameters import SamplingParameters
-from ..data.encoding import check_control_tokens, encode_prompts, fill, load_images, named_row
+from ..data.encoding import check_control_tokens, encode_prompts, fill, load_images, load_videos, named_row
 from ..data.messages import as_messages
+from ..data.videos.video import sampling_of
+from ..data.videos.video_source import as_video_list
+from ..data.videos.vllm_videos import MEDIA_KWARGS, as_video_url, placed_otherwise, processor_kwargs
 from .fingerprints import settings_fingerprint
 from .response_scorer import refuse_videos
-from .server_client import RequestRefused, ServerClient, as_openai, as_url, results
+from .server_client import RequestRefused, ServerClient, as_openai, as_url, as_video_part, results
 
 
 class ServerSampler:
@@ -22,8 +26,9 @@ class ServerSampler:
     ```
 
     The call, and what it returns, are those of [`ResponseSampler`]. The server renders its own chat template and sizes
-    the images, so the length of the first prompt of each call is compared with the one that training and scoring see,
-    before the others are asked. Every sampling parameter is sent, so the checkpoint's `generation_config` does not
+    the images, so the lengths of the first prompt of each call, and of the first with a video, are compared with those
+    that training and scoring see, before the others are asked. A video goes there as the frames that training sees,
+    with their times. Every sampling parameter is sent, so the checkpoint's `generation_config` does not
     matter; the seeds of the requests are drawn from torch's, so `set_seed` decides the samples as far as the server is
     deterministic.
 
@@ -31,7 +36,7 @@ class ServerSampler:
         url (`str` or `list[str]`):
             The servers' addresses, such as `http://localhost:8000/v1`.
         model (`str`):
-            The name that they serve the policy under.
+            The name that they serve the policy under. Where rows have videos, it is its folder or its name on the hub.
         processor ([`~transformers.ProcessorMixin`]):
             The policy's processor, whose control tokens are refused in texts and whose pixel budget is sent.
         parameters ([`SamplingParameters`]):
@@ -84,33 +89,55 @@ class ServerSampler:
         videos: list[list] | None = None,
     ) -> tuple[list, list]:
         """
-        Arguments and result are those of [`ResponseSampler`]. A prompt with a video is refused. One that the server
-        refuses has no responses, and the server's words in the place of its finish reasons: the others are not lost.
+        Arguments and result are those of [`ResponseSampler`]. A prompt that the server refuses has no responses, and
+        the server's words in the place of its finish reasons: the others are not lost. So it is with one whose video
+        vLLM would place otherwise in time.
         """
         if not prompts:
             return [], []
         seeds = torch.randint(2**31, (len(prompts),)).tolist()
         names = names or [f"prompt {i}" for i in range(len(prompts))]
-        refuse_videos(names, videos, "a server")
-        rows = list(zip(names, prompts, images, seeds, strict=True))
-        here = encode_prompts(self.processor, prompts[:1], images[:1], names[:1])["input_ids"].shape[1]
-        there = self._ask(*rows[0], 1, max_tokens=1)["usage"]["prompt_tokens"]
-        if there != here:
-            raise ValueError(
-                f"{names[0]} has {there} tokens at {self.client.urls[0]} and {here} in training and scoring, so the "
-                "policy would be asked something else than what is scored. Serve the checkpoint that "
-                "`model_name_or_path` names, with its own chat template and the same `max_pixels`."
-            )
+        videos = [as_video_list(row) for row in videos or [[]] * len(prompts)]
+        if "second_per_grid_ts" not in self.processor.model_input_names:  # it fails on Qwen3-VL's
+            refuse_videos(names, videos, "vLLM 0.30")
+        rows = list(zip(names, prompts, images, videos, seeds, strict=True))
+        refused = [self._refusal(name, row) for name, row in zip(names, videos, strict=True)]
+        asked = [i for i, reason in enumerate(refused) if reason is None]
+        for i in {*asked[:1], *[i for i in asked if videos[i]][:1]}:
+            self._compare_tokens(*rows[i])
         # vLLM has one answer to a prompt where nothing is drawn.
         n = num_generations if self.parameters["temperature"] > 0 else 1
         with self.client.asking() as ask:
-            answers = results([ask(self._ask_or_say_why, *row, n) for row in rows], "Sampling")
+            answered = results([ask(self._ask_or_say_why, *rows[i], n) for i in asked], "Sampling")
+        answers = dict(zip(asked, answered, strict=True))
         responses, finish_reasons = [], []
-        for answer in answers:
+        for i, reason in enumerate(refused):
+            answer = answers.get(i, {"choices": [], "refused": reason})
             choices = answer["choices"] * (num_generations // n)
             responses.append([choice["message"]["content"] or "" for choice in choices])
             finish_reasons.append([choice["finish_reason"] for choice in choices] or [answer["refused"]])
         return responses, finish_reasons
+
+    @cached_property
+    def _tokens_per_second(self) -> float:
+        return AutoConfig.from_pretrained(self.parameters["model"]).vision_config.tokens_per_second
+
+    def _refusal(self, name: str, videos: list) -> str | None:
+        """Why a prompt cannot be asked, from the headers of its videos."""
+        with named_row(name):
+            samplings = [sampling_of(video, self.processor) for video in videos]
+        reasons = (placed_otherwise(self.processor, one, self._tokens_per_second) for one in samplings)
+        return next(filter(None, reasons), None)
+
+    def _compare_tokens(self, name: str, prompt: str | list[dict], images: list, videos: list, seed: int) -> None:
+        here = encode_prompts(self.processor, [prompt], [images], [name], [videos])["input_ids"].shape[1]
+        there = self._ask(name, prompt, images, videos, seed, 1, max_tokens=1)["usage"]["prompt_tokens"]
+        if there != here:
+            raise ValueError(
+                f"{name} has {there} tokens at {self.client.urls[0]} and {here} in training and scoring, so the "
+                "policy would be asked something else than what is scored. Serve the checkpoint that "
+                "`model_name_or_path` names, with its own chat template and the same `max_pixels`."
+            )
 
     def _ask_or_say_why(self, *row) -> dict:
         try:
@@ -118,12 +145,19 @@ class ServerSampler:
         except RequestRefused as error:
             return {"choices": [], "refused": str(error)}
 
-    def _ask(self, name: str, prompt: str | list[dict], images: list, seed: int, n: int, **parameters) -> dict:
+    def _ask(
+        self, name: str, prompt: str | list[dict], images: list, videos: list, seed: int, n: int, **parameters
+    ) -> dict:
         with named_row(name):
             messages = as_messages(prompt, [])
         check_control_tokens(self.processor, name, messages)
-        filled = fill(name, messages, [as_url(image) for image in load_images(name, images)])
-        body = {**self.parameters, "messages": as_openai(filled), "n": n, "seed": seed, **parameters}
+        videos = load_videos(self.processor, name, videos)
+        filled = fill(name, messages, [as_url(image) for image in load_images(name, images)], videos)
+        asked = as_openai(filled, [as_video_part(as_video_url(video)) for video in videos])
+        body = {**self.parameters, "messages": asked, "n": n, "seed": seed, **parameters}
+        if videos:
+            body["mm_processor_kwargs"] = self.parameters["mm_processor_kwargs"] | processor_kwargs(videos)
+            body["media_io_kwargs"] = MEDIA_KWARGS
         if messages[-1]["role"] == "assistant":
             body |= {"add_generation_prompt": False, "continue_final_message": True}
         answer = self.client.post(name, "/v1/chat/completions", body)

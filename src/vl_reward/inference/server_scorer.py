@@ -4,17 +4,20 @@ import math
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import cached_property
 from itertools import chain
 
-from transformers import AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 
-from ..data.encoding import check_length, count_tokens, fill, load_images, render
+from ..data.encoding import check_length, count_tokens, fill, load_images, load_videos, render
 from ..data.images import image_key
 from ..data.messages import join_turns, text_of
+from ..data.videos.video_source import video_key
+from ..data.videos.vllm_videos import MEDIA_KWARGS, as_video_url, placed_otherwise, processor_kwargs
 from .fingerprints import settings_fingerprint
 from .probes import Probes
 from .response_scorer import ResponseScorer, refuse_videos
-from .server_client import RequestRefused, ServerClient, as_openai, as_url, results
+from .server_client import RequestRefused, ServerClient, as_openai, as_url, as_video_part, results
 
 
 class ServerScorer(ResponseScorer):
@@ -26,7 +29,8 @@ class ServerScorer(ResponseScorer):
     each answer the server's number of tokens with the processor's, so a server that lost the head, applies a sigmoid,
     or reads texts and images otherwise is refused.
 
-    The responses to a prompt are asked for one after the first, so that the server finds the prompt in its cache.
+    The responses to a prompt are asked for one after the first, so that the server finds the prompt in its cache. A
+    video goes there as the frames that training sees, with their times.
 
     Args:
         url (`str` or `list[str]`):
@@ -44,7 +48,8 @@ class ServerScorer(ResponseScorer):
     Raises:
         ConnectionError: If a server does not answer.
         FileNotFoundError: If the folder has no probes.
-        ValueError: If a server gives other scores or reads other tokens than the export.
+        ValueError: If a server gives other scores or reads other tokens than the export, or vLLM would place a video
+            otherwise in time.
 
     Example:
     ```python
@@ -68,6 +73,7 @@ class ServerScorer(ResponseScorer):
         self.client = ServerClient(url, batch_size, timeout, patience)
         self.model, limit = next(iter(self.client.models.items()))
         self.max_length = min(limit, max_length or limit)
+        self.path = path
         for client_url in self.client.urls:
             one = ServerClient(client_url, batch_size, timeout, patience)
             answered = [self._ask(one, probe["name"], probe["messages"]) for probe in self.probes.probes]
@@ -77,17 +83,23 @@ class ServerScorer(ResponseScorer):
         """A hash of the probes and their scores, by which the model is known, of the processor and of `settings`."""
         return settings_fingerprint(self.processor, probes=asdict(self.probes), **settings)
 
+    @cached_property
+    def _tokens_per_second(self) -> float:
+        return AutoConfig.from_pretrained(self.path).vision_config.tokens_per_second
+
     def score_rows(self, rows: list[tuple[list[dict], list[dict], list, list]], names: list[str]) -> list[float]:
-        refuse_videos(names, [row[3] for row in rows], "a server")
+        if "second_per_grid_ts" not in self.processor.model_input_names:  # it fails on Qwen3-VL's
+            refuse_videos(names, [row[3] for row in rows], "vLLM 0.30")
         groups = defaultdict(list)
-        for i, (prompt, _, images, _) in enumerate(rows):
-            groups[(text_of(prompt), *map(image_key, images))].append(i)
+        for i, (prompt, _, images, videos) in enumerate(rows):
+            groups[(text_of(prompt), *map(image_key, images), *map(video_key, videos))].append(i)
         with self.client.asking() as ask, ThreadPoolExecutor(self.client.in_flight) as groups_at_work:
 
             def score_group(indices: list[int]) -> list[float]:
-                images = load_images(names[indices[0]], rows[indices[0]][2])
-                urls = [as_url(image) for image in images]
-                asked = [(names[i], join_turns(*rows[i][:2]), images, urls) for i in indices]
+                name, row = names[indices[0]], rows[indices[0]]
+                images, videos = load_images(name, row[2]), load_videos(self.processor, name, row[3])
+                urls = [as_url(image) for image in images], [as_video_part(as_video_url(video)) for video in videos]
+                asked = [(names[i], join_turns(*rows[i][:2]), row[2:], videos, *urls) for i in indices]
                 return [
                     ask(self._score_one, *asked[0]).result(),
                     *results([ask(self._score_one, *one) for one in asked[1:]]),
@@ -97,11 +109,18 @@ class ServerScorer(ResponseScorer):
         scores = dict(zip(chain(*groups.values()), chain(*scored), strict=True))
         return [scores[i] for i in range(len(rows))]
 
-    def _score_one(self, name: str, conversation: list[dict], images: list, urls: list[str]) -> float:
-        text = render(self.processor, name, conversation, images)
-        here = count_tokens(self.processor, name, [text], images)
+    def _score_one(
+        self, name: str, conversation: list[dict], shown: tuple, videos: list, urls: list[str], parts: list[dict]
+    ) -> float:
+        text = render(self.processor, name, conversation, *shown)
+        here = count_tokens(self.processor, name, [text], *shown)
         check_length(name, here, self.max_length)
-        there, score = self._ask(self.client, name, as_openai(fill(name, conversation, urls)))
+        for video in videos:
+            if reason := placed_otherwise(self.processor, video.sampling, self._tokens_per_second):
+                raise ValueError(f"{name}: {reason}")
+        messages = as_openai(fill(name, conversation, urls, videos), parts)
+        options = {"mm_processor_kwargs": processor_kwargs(videos), "media_io_kwargs": MEDIA_KWARGS} if videos else {}
+        there, score = self._ask(self.client, name, messages, **options)
         if there != here:
             raise ValueError(
                 f"{name} has {there} tokens at {' and '.join(self.client.urls)} and {here} by the processor of the "
@@ -110,9 +129,9 @@ class ServerScorer(ResponseScorer):
             )
         return score
 
-    def _ask(self, client: ServerClient, name: str, messages: list[dict]) -> tuple[int, float]:
+    def _ask(self, client: ServerClient, name: str, messages: list[dict], **options) -> tuple[int, float]:
         """A server's number of tokens, and its score."""
-        body = {"model": self.model, "messages": messages, "add_generation_prompt": False}
+        body = {"model": self.model, "messages": messages, "add_generation_prompt": False, **options}
         try:
             answer = client.post(name, "/classify", body)
         except RequestRefused as error:

@@ -13,13 +13,9 @@ from transformers import ProcessorMixin
 from ..arguments.sampling_parameters import SamplingParameters
 from ..data.encoding import render_prompts, tokenize
 from ..data.videos.video import Video
-from ..data.videos.video_tokens import grid_of
+from ..data.videos.vllm_videos import placed_otherwise, processor_kwargs
 from .fingerprints import settings_fingerprint
 from .response_scorer import refuse_videos
-
-
-# The frames come as this project chose and scaled them; transformers' processor would do both again.
-AS_GIVEN = {"do_resize": False, "do_sample_frames": False, "cap_pixels_per_frame": False}
 
 
 class VLLMSampler:
@@ -121,7 +117,7 @@ class VLLMSampler:
         names = names or [f"prompt {i}" for i in range(len(prompts))]
         if "second_per_grid_ts" not in self.processor.model_input_names:
             # vLLM 0.30 fails on Qwen3-VL's videos: it calls transformers' processor with their text and without them.
-            refuse_videos(names, videos, "vLLM")
+            refuse_videos(names, videos, "vLLM 0.30")
         texts, images, videos = render_prompts(self.processor, prompts, images, names, videos)
         refused = [next(filter(None, map(self._refusal, row)), None) for row in videos]
         asked = [i for i, reason in enumerate(refused) if reason is None]
@@ -141,17 +137,8 @@ class VLLMSampler:
         return responses, finish_reasons
 
     def _refusal(self, video: Video) -> str | None:
-        """Why a video cannot be asked about: transformers goes on after its frames' size, vLLM after its time, too."""
-        frames, *size = grid_of(self.processor, video.sampling)
-        seconds = self.processor.video_processor.temporal_patch_size / video.sampling.metadata.sampled_fps
-        steps = int((frames - 1) * seconds * self.llm.model_config.hf_config.vision_config.tokens_per_second)
-        size = max(size) // self.processor.video_processor.merge_size
-        if steps < size:
-            return None
-        return (
-            f"a video is {steps + 1} places long in time and {size} in size: vLLM would put the text after it elsewhere"
-            " than training does. Lower `video_max_frames`, raise `video_max_pixels`, or set `engine: transformers`."
-        )
+        vision = self.llm.model_config.hf_config.vision_config
+        return placed_otherwise(self.processor, video.sampling, vision.tokens_per_second)
 
     def _compare_tokens(self, name: str, request: dict, text: str, images: list, videos: list[Video]) -> None:
         from vllm import SamplingParams
@@ -170,14 +157,11 @@ def as_request(text: str, images: list, videos: list[Video]) -> dict:
     shown = {"image": images} if images else {}
     if not videos:
         return {"prompt": text, **({"multi_modal_data": shown} if shown else {})}
-    times = [asdict(video.sampling.metadata) for video in videos]
+    frames = [(video.frames, asdict(video.sampling.metadata)) for video in videos]
     return {
         "prompt": text,
-        "multi_modal_data": {
-            **shown,
-            "video": [(video.frames, time) for video, time in zip(videos, times, strict=True)],
-        },
-        "mm_processor_kwargs": {"videos_kwargs": {**AS_GIVEN, "video_metadata": times}},
+        "multi_modal_data": {**shown, "video": frames},
+        "mm_processor_kwargs": processor_kwargs(videos),
         # vLLM processes only those that its cache does not hold, and would give them the times of others. So each
         # prompt's videos have names of their own.
         "multi_modal_uuids": {"video": [uuid.uuid4().hex for _ in videos]},
