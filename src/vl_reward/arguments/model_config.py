@@ -16,10 +16,12 @@ from .pixel_budget import VideoBudget, image_pixels
 @dataclass
 class VisionModelConfig(VideoBudget, ModelConfig):
     """
-    [`~trl.ModelConfig`] with the pixel budget of an image, and [`VideoBudget`]. By default LoRA adapts what the
-    checkpoint's family names: the language model's projections.
+    [`~trl.ModelConfig`] with the pixel budget of an image, and [`VideoBudget`].
 
     Parameters:
+        lora_target_modules (`list[str]`, *optional*):
+            The modules that LoRA adapts: one pattern, or a list of names. By default what the checkpoint's family
+            names: the language model's projections.
         max_pixels (`int`, *optional*, defaults to `1003520`):
             Larger images are scaled down to this many pixels. One visual token of Qwen2.5-VL is 28 x 28 pixels, so this
             is 1,280 tokens, and 980 of Qwen3-VL's; the limit in the hub's checkpoints is 16,384.
@@ -89,12 +91,16 @@ class VisionModelConfig(VideoBudget, ModelConfig):
 @dataclass
 class VisionRewardModelConfig(VisionModelConfig):
     """
-    [`VisionModelConfig`] of a reward model that is trained. With LoRA, the head, which is drawn at random, and the
-    projector are trained in full.
+    [`VisionModelConfig`] of a reward model that is trained.
 
     Parameters:
         train_projector (`bool`, *optional*, defaults to `True`):
             Whether the projector is trained. The vision tower before it is not.
+        lora_task_type (`str`, *optional*, defaults to `"SEQ_CLS"`):
+            PEFT's task type. To PEFT a reward model is a classifier.
+        lora_modules_to_save (`list[str]`, *optional*):
+            Modules that are trained in full beside LoRA. By default these are the head, which is drawn at random, and
+            the projector where it is trained.
     """
 
     train_projector: bool = field(
@@ -129,7 +135,7 @@ class RewardModelConfig(VideoBudget, ModelConfig):
         engine (`str`, *optional*, defaults to `"transformers"`):
             `transformers` in this process, or `server`: vLLM servers. `model_name_or_path` is then the folder that
             `recipes/export_reward.py` wrote and the servers serve.
-        server_url (`list[str]`, *optional*):
+        server_url (`list[str]`, *optional*, defaults to `["http://localhost:8000/v1"]`):
             The servers' addresses.
         requests_in_flight (`int`, *optional*, defaults to `64`):
             Responses that each server is asked about at a time.

@@ -24,8 +24,14 @@ NEEDED = {"model_name_or_path": ("scores_file",), "dataset_name": ("benchmark",)
 
 def check_choices(parsed: tuple) -> None:
     """
+    Check the values of options that have choices. argparse looks at the command line alone.
+
+    Args:
+        parsed (`tuple`):
+            The recipe's dataclasses, filled.
+
     Raises:
-        ValueError: For a value that is none of its option's choices. argparse looks at the command line only.
+        ValueError: For a value that is none of its option's choices.
     """
     for arguments in parsed:
         for field in dataclasses.fields(arguments) if dataclasses.is_dataclass(arguments) else ():
@@ -87,7 +93,7 @@ class RecipeParser(TrlParser):
         return parsed
 
     def own_config(self) -> list[str]:
-        """`--config` with the recipe's own config, or nothing where it has none. The main process says which."""
+        """`--config` with the recipe's own config, or nothing where it has none. The main process prints which."""
         configs = [self.recipe.with_suffix(".yaml"), self.recipe.parent / f"configs/tiny/{self.recipe.stem}.yaml"]
         config = next((path for path in configs if path.exists()), None)
         if config is None:
@@ -110,7 +116,17 @@ class RecipeParser(TrlParser):
         return any(text.startswith("outputs/tiny/") for text in texts_in(inputs))
 
     def check_inputs(self, parsed: tuple) -> None:
-        """Inputs have to be given, and local ones to exist."""
+        """
+        Check that inputs are given, and that local ones exist.
+
+        Args:
+            parsed (`tuple`):
+                The recipe's dataclasses, filled.
+
+        Raises:
+            ValueError: If TRL's model or dataset, which the recipe reads, is not given.
+            FileNotFoundError: If an input that is a local path does not exist.
+        """
         values = {key: value for namespace in parsed for key, value in vars(namespace).items()}
         of_trl = {key for one in parsed if isinstance(one, (ModelConfig, ScriptArguments)) for key in vars(one)}
         read = ["model_name_or_path"] if values.get("estimate") else self.inputs  # an estimate reads the config alone
@@ -130,7 +146,16 @@ class RecipeParser(TrlParser):
                 raise FileNotFoundError(f"`{key}: {path}` does not exist. {self.remedy_for(path)}")
 
     def check_read(self, parsed: tuple) -> None:
-        """TRL's model and script arguments have options for all of its scripts; what this one ignores is refused."""
+        """
+        Refuse options that the recipe does not read. TRL's model and script arguments have those of all its scripts.
+
+        Args:
+            parsed (`tuple`):
+                The recipe's dataclasses, filled.
+
+        Raises:
+            ValueError: For an option that has another value than its default, and is not read.
+        """
         source = self.recipe.read_text()
         read = {name for function, names in READ_BY.items() if function in source for name in names}
         for arguments in parsed:
@@ -151,7 +176,10 @@ class RecipeParser(TrlParser):
         return " ".join(of_7b[0].split()) if of_7b else "see the recipe's docstring"
 
     def remedy_for(self, path: Path) -> str:
-        """The command that writes `outputs/<world>/<recipe>/...`, or builds the embedded world's inputs."""
+        """
+        What to do about an input that is not there: the command that makes `path`, where a recipe or the embedded world
+        does.
+        """
         parts = path.parts
         for number in range(len(parts) - 1, 1, -1):
             world, part = parts[number - 1 : number + 1]

@@ -59,7 +59,18 @@ def read_rows(source: str, columns: tuple[str, ...], optional: tuple[str, ...] =
 
 def check_texts(source: str, i: int, texts: object, least: int) -> list[str]:
     """
-    The responses of row `i`.
+    Check the responses of a row.
+
+    Args:
+        source (`str`), i (`int`):
+            The file and the row, for the message.
+        texts (`object`):
+            The responses.
+        least (`int`):
+            How many there have to be.
+
+    Returns:
+        `list[str]`: the responses.
 
     Raises:
         ValueError: If they are not a list of at least `least` strings. The row is named.

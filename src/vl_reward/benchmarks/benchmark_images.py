@@ -24,11 +24,11 @@ class BenchmarkImages:
         self.folder = None if folder is None else Path(folder).resolve()
 
     def of(self, rows: list[dict]) -> "FoundImages":
-        """The images of each row; those of a video are its frames."""
+        """The images of each of `rows`; those of a video that is a folder are its frames."""
         return FoundImages(self, rows)
 
     def is_video(self, image) -> bool:
-        """Whether one entry of a row's `images` is a folder of frames under the image folder."""
+        """Whether `image`, one entry of a row's `images`, is a folder of frames under the image folder."""
         path = image.get("path") if isinstance(image, dict) and image.get("bytes") is None else image
         if self.folder is None or not isinstance(path, str) or path.startswith("data:"):
             return False
@@ -36,7 +36,14 @@ class BenchmarkImages:
         return path != self.folder and path.is_relative_to(self.folder) and bool(frame_files(path))
 
     def find(self, image, row: str = "A row") -> list:
-        """What one entry of a row's `images` stands for, as [`load_image`] takes it. Errors name `row`."""
+        """
+        What `image`, one entry of a row's `images`, stands for: a list of what [`load_image`] takes, which has several
+        for a folder of frames. Errors name `row`.
+
+        Raises:
+            ValueError: If the image is null, or a path that leaves the folder.
+            FileNotFoundError: If there is no such file.
+        """
         if self.folder is None:
             return [image]
         if isinstance(image, dict) and image.get("bytes") is None:
@@ -57,8 +64,12 @@ class BenchmarkImages:
 
     def find_video(self, video: str | dict, row: str = "A row") -> str | dict:
         """
-        What one of a row's `videos` stands for, as [`load_video`] takes it: a path under the folder, or bytes. Errors
-        name `row`.
+        What `video`, one of a row's `videos`, stands for, as [`load_video`] takes it: a path under the folder, or
+        bytes. Errors name `row`.
+
+        Raises:
+            ValueError: If a path leaves the folder.
+            FileNotFoundError: If there is no such file or folder.
         """
         if isinstance(video, dict) and video.get("bytes") is not None:
             return video
@@ -83,6 +94,12 @@ class FoundImages(Sequence):
     """
     The images of each row, looked up when the row is asked for: those of a whole set do not fit into memory.
 
+    Args:
+        images ([`BenchmarkImages`]):
+            Finds them.
+        rows (`list[dict]`):
+            The benchmark's rows.
+
     Raises:
         ValueError: If a path of the row leaves the folder. The row is named.
         FileNotFoundError: If there is no such image or video, or a folder without frames. The row is named.
@@ -92,7 +109,7 @@ class FoundImages(Sequence):
         self.images, self.rows = images, rows
 
     def name(self, i: int) -> str:
-        """The row in an error message. Ids of benchmarks are not unique."""
+        """What to call row `i` in an error message. Ids of benchmarks are not unique."""
         id = self.rows[i].get("id")
         return f"Row {i}" if id in (None, str(i)) else f"Row {i} ({id})"
 
@@ -105,7 +122,7 @@ class FoundImages(Sequence):
         return [one for image in images for one in self.images.find(image, self.name(i))]
 
     def apart(self, i: int) -> dict[str, Sequence]:
-        """The `images` of a row, and its `videos`: its own, or else the folders of frames among the images."""
+        """The `images` of row `i`, and its `videos`: its own, or else the folders of frames among the images."""
         if "videos" in self.rows[i]:
             videos = self.rows[i]["videos"]
             if self.images.folder is not None:
@@ -167,12 +184,12 @@ class AskedRows(Sequence):
             return row | {"images": [], "videos": [], "unreadable": str(error).removeprefix(f"{name}: ")}
 
     def select(self, numbers: Sequence[int]) -> "AskedRows":
-        """Some of these rows, named as they are here."""
+        """The rows with the numbers `numbers`, named as they are here."""
         return AskedRows(self.rows, self.images, [self.numbers[i] for i in numbers], self.frames_as_images)
 
     @staticmethod
     def with_blank_images(rows: list[dict]) -> list[dict]:
-        """Rows with a white image, or a white video, of the same size for each of theirs."""
+        """`rows` with a white image, or a white video, of the same size for each of theirs."""
         blank = []
         for row in rows:
             with named_row(f"row {row['id']}"):

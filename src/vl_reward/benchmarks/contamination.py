@@ -14,16 +14,29 @@ from .benchmark_images import BenchmarkImages
 
 @dataclass
 class RowContent:
-    """What is compared of a row: [`text_key`] of its texts, [`pixel_hash`] and [`perceptual_hash`] of its images."""
+    """
+    What is compared of a row.
+
+    Args:
+        prompt_key (`int`):
+            [`text_key`] of its prompt.
+        answer_keys (`list[int]`):
+            [`text_key`] of its prompt with each response.
+        pixel_hashes (`list[str]`), perceptual_hashes (`list[int]`):
+            [`pixel_hash`] and [`perceptual_hash`] of the images that could be read.
+        has_image (`bool`):
+            Whether it has an image, read or not.
+    """
 
     prompt_key: int
-    answer_keys: list[int]  # of the prompt with each response
-    pixel_hashes: list[str]  # of the images that could be read
+    answer_keys: list[int]
+    pixel_hashes: list[str]
     perceptual_hashes: list[int]
-    has_image: bool  # read or not
+    has_image: bool
 
     @classmethod
     def of(cls, prompt: str, responses: list[str], images: list[Image.Image]) -> "RowContent":
+        """What is compared of a row with these texts and these `images`, which are decoded."""
         answers = [text_key(prompt, response) for response in responses]
         hashes = list(map(pixel_hash, images)), list(map(perceptual_hash, images))
         return cls(text_key(prompt), answers, *hashes, bool(images))
@@ -33,8 +46,18 @@ class RowContent:
         cls, prompt: str, responses: list[str], images: list, folder: BenchmarkImages
     ) -> tuple["RowContent", int]:
         """
-        A benchmark's row, and how many of its `images` are not on disk or cannot be decoded. Crops of its images are
-        hashed, too: there are few of them.
+        What is compared of a benchmark's row. Crops of its images are hashed, too: there are few of them.
+
+        Args:
+            prompt (`str`), responses (`list[str]`):
+                Its texts.
+            images (`list`):
+                Its images, as the public file names them.
+            folder ([`BenchmarkImages`]):
+                Finds them.
+
+        Returns:
+            `tuple[RowContent, int]`: and how many images are not on disk or cannot be decoded.
         """
         decoded, n_not_read = [], 0
         for image in images or ():

@@ -11,7 +11,7 @@ class Verdict:
     FORM: str
 
     def prompt(self, prompt: str | list[dict], first: str, second: str) -> str:
-        """The user turn that shows all turns of a prompt and two answers, and asks for a comparison."""
+        """The user turn that shows all turns of `prompt` and the answers `first` and `second`, and asks to compare."""
         shown = (
             text.replace("<image>", "[image]").replace("<video>", "[video]")
             for text in (dialogue(prompt), first, second)

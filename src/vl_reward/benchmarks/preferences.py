@@ -14,6 +14,12 @@ class RowImages(Sequence):
     """
     The images, or the videos, of one row of a dataset, read when they are looked at: those of all rows do not fit into
     memory.
+
+    Args:
+        dataset (`Dataset`):
+            Rows with one column, their images or their videos.
+        number (`int`):
+            The row.
     """
 
     def __init__(self, dataset: Dataset, number: int):
@@ -31,6 +37,12 @@ def load(dataset: Dataset | DatasetDict, split: str = "test") -> list[dict]:
     """
     Rows of a preference dataset: `prompt`, `chosen` and `rejected` as [`split_pair`] reads them, `images`, and
     optionally `videos`, `id` and `source`. Images and videos are neither decoded nor held.
+
+    Args:
+        dataset (`Dataset` or `DatasetDict`):
+            The rows, with splits or without.
+        split (`str`, *optional*, defaults to `"test"`):
+            Which one of a set that has splits.
 
     Returns:
         `list[dict]`: `id`, `subset` (the source, or `"all"`), `prompt`, `images`, `responses` (chosen, rejected),

@@ -31,8 +31,11 @@ class CurationAudit:
                 Public rows read, and the pairs that they hold.
             skipped (`list[tuple[str, str]]`):
                 The reason and an excerpt of each row, or pair of a row, that gave none.
-            details:
+            **details:
                 Path, licence and the like.
+
+        Raises:
+            ValueError: If a source of that name was recorded before.
         """
         if name in self.sources:
             raise ValueError(f"sources: two are called {name}. Give each a name of its own.")
@@ -55,6 +58,8 @@ class CurationAudit:
                 Pairs of each source that stay.
             dropped (`list[dict]`):
                 `source`, `index`, `reason` and `excerpt` of each pair that goes.
+            **details:
+                What else to write beside the step's counts.
         """
         reasons: dict[str, Counter] = defaultdict(Counter)
         examples = defaultdict(list)
@@ -91,10 +96,11 @@ class CurationAudit:
                 flow[source] = counts["out"]
 
     def as_dict(self) -> dict:
+        """`settings`, `sources` and `steps`, as `audit.json` holds them."""
         return {"settings": self.settings, "sources": self.sources, "steps": self.steps}
 
     def save(self, folder: Path):
-        """Write both files."""
+        """Write `audit.json` and `audit.md` into `folder`, after [`check`]."""
         self.check()
         text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False)
         (folder / "audit.json").write_text(text + "\n", encoding="utf-8")
@@ -125,8 +131,10 @@ class CurationAudit:
 
 
 def cell(text: str) -> str:
+    """A text that stays in one cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
 def code(text: str) -> str:
+    """The first 200 characters of a text, to stand between backticks."""
     return " ".join(text.replace("`", "'").split())[:200]

@@ -38,7 +38,7 @@ INSPECTION_FEATURES = Features(
 
 
 def content_id(prompt: list[dict], chosen: str, rejected: str, pixel_hashes: list[str]) -> str:
-    """A stable hash of what a pair shows and says."""
+    """A stable hash of what a pair shows and says: 16 hexadecimal digits of SHA-256."""
     roles = "\0".join(message["role"] for message in prompt)
     content = "\0".join([roles, text_of(prompt), chosen, rejected, *pixel_hashes])
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -131,7 +131,16 @@ class PairInspection:
         self.processor, self.num_proc = processor, num_proc
 
     def __call__(self, pairs: Dataset, work_dir: Path) -> Dataset:
-        """One row in [`INSPECTION_FEATURES`] per pair, in the same order. Intermediate files go to `work_dir`."""
+        """
+        Args:
+            pairs (`Dataset`):
+                Pairs in `PAIR_FEATURES`.
+            work_dir (`Path`):
+                Where intermediate files go.
+
+        Returns:
+            `Dataset`: one row in [`INSPECTION_FEATURES`] per pair, in the same order.
+        """
         columns = ["source", "prompt", "images", "chosen", "rejected"]
         return pairs.select_columns(columns).map(
             inspect_batch,

@@ -42,8 +42,17 @@ class OutputFolder:
 
     def save(self, datasets: DatasetDict, audit: CurationAudit, dropped: list[dict], to_repair: list[dict]):
         """
-        Write the pairs, their card, the audit, and the lists: every pair that went (`dropped.jsonl`), those of them
-        with a bad image (`quarantine.jsonl`) and those that a better response would repair (`repair.jsonl`).
+        Write the result, and put it in place.
+
+        Args:
+            datasets (`DatasetDict`):
+                The pairs by split, for `preferences`. Their card is `README.md`.
+            audit ([`CurationAudit`]):
+                What each step took out, for `audit.json` and `audit.md`.
+            dropped (`list[dict]`):
+                Every pair that went, for `dropped.jsonl`. Those of the step `images` are in `quarantine.jsonl`, too.
+            to_repair (`list[dict]`):
+                Those that a better response would repair, for `repair.jsonl`.
 
         Raises:
             ValueError: If no pair is left. The audit and the lists are written all the same, beside a former result.
@@ -73,11 +82,12 @@ class OutputFolder:
 
     @staticmethod
     def nothing_left(folder: Path, dropped: list[dict]) -> str:
+        """What is said where all pairs are among `dropped`; the audit is in `folder`."""
         steps = ", ".join(f"{step} took {n:,}" for step, n in Counter(row["step"] for row in dropped).items())
         return f"No pair is left: {steps}. {folder / 'audit.md'} says why; relax a step."
 
 
 def count_with_images(dataset: Dataset) -> int:
-    """Pairs with at least one image."""
+    """How many rows of `dataset` have at least one image."""
     images = dataset.select_columns("images").cast_column("images", List(Image(decode=False)))
     return sum(len(row) > 0 for row in images["images"])

@@ -56,12 +56,22 @@ class PairCuration:
         self.dropped: list[dict] = []
 
     def column(self, name: str) -> list:
-        """A column of the pairs that are still there."""
+        """The column `name` of the pairs that are still there, as a list."""
         values = self.columns[name]
         return [values[i] for i in self.kept]
 
     def drop(self, step: str, reasons: dict[int, str], **details):
-        """Take out pairs, by their position among those that are still there."""
+        """
+        Take out pairs, and record the step.
+
+        Args:
+            step (`str`):
+                Its name in the audit.
+            reasons (`dict[int, str]`):
+                Why a pair goes, by its position among those that are still there.
+            **details:
+                What else the audit says of the step.
+        """
         gone = []
         for position, reason in sorted(reasons.items()):
             i = self.kept[position]
@@ -86,9 +96,11 @@ class PairCuration:
         self.drop("texts", {i: reason for i, reason in enumerate(self.column("bad_text")) if reason})
 
     def drop_ties(self, min_rating_margin: float | None):
+        """Drop pairs of equal responses, and pairs whose ratings differ by less than `min_rating_margin`."""
         self.drop("ties", ties(*map(self.column, ("chosen_key", "rejected_key", "rating_margin")), min_rating_margin))
 
     def drop_outside_limits(self, max_tokens: int | None, max_characters: int | None):
+        """Drop pairs with a side of more than `max_tokens` tokens, or a response of more than `max_characters`."""
         limits = outside_limits(self.column("n_tokens"), self.column("n_characters"), max_tokens, max_characters)
         self.drop("limits", limits)
 
@@ -99,14 +111,26 @@ class PairCuration:
         return list(zip(*columns, strict=True))
 
     def drop_contradictions(self):
+        """Drop pairs whose responses another pair with the same prompt and images prefers the other way round."""
         self.drop("contradictions", contradictions(self.keys()))
 
     def drop_duplicates(self):
+        """Of pairs that are equal in prompt, images and responses, keep the first."""
         sources = self.column("source")
         reasons = {i: f"equal to a pair of {sources[first]}" for i, first in duplicates(self.keys()).items()}
         self.drop("duplicates", reasons)
 
     def drop_near_duplicates(self, min_similarity: float, max_hamming_distance: int):
+        """
+        Of pairs that are nearly equal, keep the first. Where nearly the same responses are preferred the other way
+        round, none is kept.
+
+        Args:
+            min_similarity (`float`):
+                Least Jaccard similarity of each response to its counterpart, from 0 to 1.
+            max_hamming_distance (`int`):
+                Bits of 64 in which the perceptual hashes of one image may differ.
+        """
         sources, kept = self.column("source"), self.kept
 
         def shingle_sets(i: int) -> tuple[set, set]:
@@ -135,6 +159,17 @@ class PairCuration:
     def drop_contaminated(
         self, benchmark: BenchmarkContent, sources: list[PreferenceSource], max_hamming_distance: int
     ):
+        """
+        Drop pairs that show or say what a benchmark tests.
+
+        Args:
+            benchmark ([`BenchmarkContent`]):
+                The benchmark.
+            sources (`list[PreferenceSource]`):
+                The sources of the pairs, whose rows the benchmark may name.
+            max_hamming_distance (`int`):
+                Bits of 64 in which the perceptual hashes of one image may differ.
+        """
         prefixes = {source.name: source.benchmark_id_prefix for source in sources}
         ids = benchmark_row_ids([prefixes[source] for source in self.column("source")], self.column("index"))
         columns = map(self.column, ("prompt_key", "answer_keys", "pixel_hashes", "perceptual_hashes"))
@@ -153,6 +188,11 @@ class PairCuration:
             scores_file (`str`, *optional*):
                 JSONL with `id` and `scores` (chosen, rejected), as `recipes/evaluate_reward.py` writes it. Without it,
                 the pairs' own scores are used.
+            min_chosen_score (`float`, *optional*), min_score_margin (`float`, *optional*):
+                A pair stays from this score of the chosen response on, and from this difference of its scores on.
+
+        Returns:
+            `list[dict]`: the scored pairs that went, each with `id`, `source`, `index`, texts, scores and `reason`.
 
         Raises:
             ValueError: If no pair has scores.
@@ -177,7 +217,17 @@ class PairCuration:
         return to_repair
 
     def balance(self, max_chosen_first_fraction: float | None, max_chosen_longer_fraction: float | None, seed: int):
-        """Leave pairs out, per source, until the chosen response is not shown first, or the longer one, too often."""
+        """
+        Leave pairs out, per source, until the chosen response is not on one side too often.
+
+        Args:
+            max_chosen_first_fraction (`float`, *optional*):
+                The largest share of pairs whose chosen response was shown first, or second.
+            max_chosen_longer_fraction (`float`, *optional*):
+                The largest share of pairs whose chosen response is the longer, or the shorter.
+            seed (`int`):
+                Decides which pairs go.
+        """
         ids, sources = self.column("id"), self.column("source")
         longer = [None if one == two else one > two for one, two in self.column("n_characters")]
         first, reasons = self.column("chosen_first"), {}
@@ -192,14 +242,21 @@ class PairCuration:
         self.drop("side balance", reasons)
 
     def draw_mixture(self, sources: list[PreferenceSource], seed: int):
+        """Leave pairs out by the `max_pairs` and the `weight` of each of `sources`. The `seed` decides which."""
         caps = {source.name: source.max_pairs for source in sources}
         weights = {source.name: source.weight for source in sources}
         self.drop("mixture", over_cap(self.column("id"), self.column("source"), caps, weights, seed))
 
     def datasets(self, test_fraction: float, seed: int) -> DatasetDict:
         """
-        The pairs that are left, as `train` and `test`, in the preference format. No image is in both. Where none is
+        The pairs that are left, as `train` and `test`, in the preference format. No image is in both. Where no pair is
         left, there is no split.
+
+        Args:
+            test_fraction (`float`):
+                The share of pairs that `test` has.
+            seed (`int`):
+                Decides which, and the order.
         """
         shown = zip(self.column("pixel_hashes"), self.column("prompt_key"), strict=True)
         groups = group_by_content([set(pixels) or {prompt} for pixels, prompt in shown])
@@ -222,7 +279,7 @@ class PairCuration:
 
 
 def with_videos(pairs: Dataset) -> Dataset:
-    """Pairs without `is_video`, which have `videos` where it was set in one of them."""
+    """`pairs` without `is_video`. They have `videos` where it was set in one of them."""
     if not any(pairs["is_video"]):
         return pairs.remove_columns("is_video")
     features = Features({"prompt": PART_MESSAGES, "images": pairs.features["images"], "videos": STORED})

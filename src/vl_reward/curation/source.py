@@ -85,6 +85,8 @@ class PreferenceSource:
     @classmethod
     def from_yaml(cls, entry: dict) -> "PreferenceSource":
         """
+        A source from `entry`, one of the YAML's `sources`.
+
         Raises:
             ValueError: For a key that does not exist, one that is missing, or an unknown format.
             FileNotFoundError: If `path` is local and does not exist.
@@ -121,7 +123,7 @@ class PreferenceSource:
 
     @property
     def is_path(self) -> bool:
-        """A hub id is `name` or `owner/name`, without a file's ending."""
+        """Whether `path` is a local one. A hub id is `name` or `owner/name`, without a file's ending."""
         parts = Path(self.path).parts
         return Path(self.path).exists() or len(parts) > 2 or Path(self.path).suffix in (".json", ".jsonl", ".parquet")
 
@@ -173,7 +175,7 @@ class PreferenceSource:
         return pairs
 
     def read(self, cache: str) -> list[tuple[Dataset, str | None]]:
-        """The public rows as they are, in parts with the folder of their images."""
+        """The public rows as they are, in parts with the folder of their images. `cache` is for files on the way."""
         if self.is_path:
             parts = self.module.read(Path(self.path), self.image_root, cache)
         else:

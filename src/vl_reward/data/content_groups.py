@@ -11,8 +11,14 @@ HELD_OUT = 0.02  # of the rows, where a set has no test split; our choice
 
 def group_by_content(contents: list[set]) -> list[int]:
     """
-    The group of each pair: pairs that have an image or, without images, a prompt in common are in one group, directly
-    or through others. A group is named by its first pair.
+    The group of each pair. Pairs that have something in common, directly or through others, are in one group.
+
+    Args:
+        contents (`list[set]`):
+            Of each pair, its images or, without images, its prompt.
+
+    Returns:
+        `list[int]`: the number of the first pair of each pair's group.
     """
     parents = list(range(len(contents)))
 

@@ -111,7 +111,12 @@ def shown(source: object) -> str:
 
 
 def data_url_bytes(url: str) -> bytes:
-    """The bytes that a URL such as `data:image/png;base64,...` holds."""
+    """
+    The bytes that a URL such as `data:image/png;base64,...` holds.
+
+    Raises:
+        ValueError: For another kind of data URL, and for what is not base64.
+    """
     head, _, data = url.partition(",")
     if not head.endswith(";base64"):
         raise ValueError("it is a data URL without `;base64,`, and only those are read")
@@ -148,7 +153,12 @@ def open_image(source: Image.Image | str | Path | bytes | dict) -> Image.Image:
 
 
 def open_file(source: bytes | str | Path) -> Image.Image:
-    """Open bytes or a file by its header. Pipes and devices, which might never end, are not opened."""
+    """
+    Open bytes or a file by its header. Pipes and devices, which might never end, are not opened.
+
+    Raises:
+        ValueError: For what is no regular file, over [`MAX_BYTES`], or none of [`FORMATS`].
+    """
     if isinstance(source, bytes):
         n_bytes, source = len(source), io.BytesIO(source)
     else:
@@ -180,6 +190,7 @@ def blank_image(source: Image.Image | str | Path | bytes | dict) -> Image.Image:
 
 @lru_cache(maxsize=256)
 def white(size: tuple[int, int]) -> Image.Image:
+    """The white image of a width and a height."""
     return Image.new("RGB", size, "white")
 
 
@@ -204,7 +215,12 @@ def named_errors(source: Image.Image | str | Path | bytes | dict):
 
 
 def as_8_bit(image: Image.Image) -> Image.Image:
-    """An image of 16-bit values, scaled down. PIL would clip them at 255 and return a white image."""
+    """
+    An image of 16-bit values, scaled down to 8 bits. PIL would clip them at 255 and return a white image.
+
+    Raises:
+        ValueError: If values lie outside of 16 bits.
+    """
     image = image.convert("I")
     least, most = image.getextrema()
     if least < 0 or most > 0xFFFF:

@@ -46,6 +46,12 @@ def parse_json_rows(text: str, name: str) -> list[dict]:
     `row`) or each under its id (MathVista's `testmini.json`), or of JSON lines, whatever the file's suffix says:
     `Dataset.to_json` writes lines into `.json` too.
 
+    Args:
+        text (`str`):
+            What the file holds.
+        name (`str`):
+            What to call it in an error message.
+
     Raises:
         ValueError: For a line that is not JSON, by its number, or a row that is not an object.
     """
@@ -76,7 +82,17 @@ def is_row(value: object) -> bool:
 
 
 def renamed(row: dict, columns: dict[str, str], replaced: set[str]) -> dict:
-    """A row without what is `replaced`, and with the names that are read for its own: one alone as `image`, `video`."""
+    """
+    A row under the names that are read.
+
+    Args:
+        row (`dict`):
+            The row.
+        columns (`dict[str, str]`):
+            The row's own names, by those that are read. One image alone becomes `image`, one video `video`.
+        replaced (`set[str]`):
+            Keys that are left out.
+    """
     read = {key: value for key, value in row.items() if key not in replaced and key not in columns.values()}
     for ours, own in columns.items():
         alone = ours in ("images", "videos") and not isinstance(row.get(own), list)
@@ -85,7 +101,20 @@ def renamed(row: dict, columns: dict[str, str], replaced: set[str]) -> dict:
 
 
 def read_row(path: Path, number: int, row: dict) -> dict:
-    """A row whose messages all have the same form, as Arrow needs, with its images and its videos as lists."""
+    """
+    A row whose messages all have the same form, as Arrow needs, with its images and its videos as lists.
+
+    Args:
+        path (`Path`):
+            The file. Relative paths of images and videos begin at its folder.
+        number (`int`):
+            The row's place in it, which is its id where it has none.
+        row (`dict`):
+            The row as it stands there.
+
+    Raises:
+        ValueError: What [`read_messages`], [`located`] and [`stored_video`] refuse, with the row named.
+    """
     with named_row(f"{path}, row {number if row.get('id') is None else row['id']}"):
         row = with_listed_images(row)
         images = as_image_list(row.get("image") if row.get("images") is None else row["images"])
@@ -144,7 +173,13 @@ def read_or_marked_row(path: Path, number: int, row: dict) -> dict:
 
 
 def located(image: str | bytes | dict, folder: Path) -> dict:
-    """An image as bytes or path, a relative path made absolute. A data URL is bytes: `datasets` cannot open it."""
+    """
+    An image as bytes, or as a path; one relative to `folder` is made absolute. A data URL is bytes: `datasets` cannot
+    open it.
+
+    Raises:
+        ValueError: For what is neither bytes nor a path.
+    """
     image = {"bytes": image, "path": None} if isinstance(image, bytes) else image
     image = {"bytes": None, "path": image} if isinstance(image, str) else image
     if not isinstance(image, dict) or image.get("bytes") is None and not isinstance(image.get("path"), str):
@@ -160,6 +195,12 @@ def as_dataset(rows: list[dict], name: str) -> Dataset:
     """
     Rows with an `id` each as a dataset with the columns of all of them: `Dataset.from_list` takes those of the first. A
     column whose values are of several types, as answers that are numbers, words and lists, keeps each as it is.
+
+    Args:
+        rows (`list[dict]`):
+            The rows.
+        name (`str`):
+            What to call the set in an error message.
 
     Raises:
         ValueError: If there is no row, or a text holds half a character. The row is named.

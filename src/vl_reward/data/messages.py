@@ -12,8 +12,16 @@ MARKS = {"image": "<image>", "video": "<video>"}  # what stands for one in a tex
 
 def read_messages(turns: str | list[dict], role: str) -> list[dict]:
     """
-    Messages with `role` and `content` and nothing else: a string, or parts of text, images and videos. A plain string
-    is one turn of `role`.
+    Messages with `role` and `content` and nothing else: a string, or parts of text, images and videos.
+
+    Args:
+        turns (`str` or `list[dict]`):
+            Messages, or one turn as a plain string.
+        role (`str`):
+            Whose turn a plain string is.
+
+    Returns:
+        `list[dict]`: new messages; those given stay as they are.
 
     Raises:
         ValueError: For anything else that a message says, such as a sound or a tool call: it would be lost.
@@ -75,6 +83,10 @@ def filled_by_link(part: dict, kind: str) -> dict:
 
 
 def check_keys(given: dict, known: tuple[str, ...], name: str) -> None:
+    """
+    Raises:
+        ValueError: If `given`, which the message calls `name`, says something under a key that is not `known`.
+    """
     empty = {key for key, value in given.items() if isinstance(value, str | list | dict | int) and not value}
     if unread := sorted(given.keys() - set(known) - empty):
         raise ValueError(
@@ -84,6 +96,10 @@ def check_keys(given: dict, known: tuple[str, ...], name: str) -> None:
 
 
 def check_characters(text: str) -> None:
+    """
+    Raises:
+        ValueError: If a text holds half of a surrogate pair, which no file and no tokenizer takes.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -99,7 +115,7 @@ def shown(value: object) -> str:
 def as_messages(prompt: str | list[dict], completion: str | list[dict]) -> list[dict]:
     """
     Join a prompt and a completion into one conversation, as [`split_turns`] reads them. The completion goes on with an
-    answer that the prompt has begun. With `[]` as completion, the prompt alone.
+    answer that the prompt has begun. With `[]` as completion, it is the prompt alone. Raises what [`split_turns`] does.
     """
     return read_messages(prompt, "user") if completion == [] else join_turns(*split_turns(prompt, completion))
 
@@ -114,6 +130,7 @@ def join_turns(before: list[dict], answer: list[dict]) -> list[dict]:
 
 
 def as_parts(content: str | list[dict]) -> list[dict]:
+    """A message's content as a list of parts."""
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
@@ -130,6 +147,9 @@ def split_turns(
             The answer, or a conversation that ends in it. Turns of the prompt that it repeats count once.
         name (`str`, *optional*, defaults to `"the answer"`):
             What to call the completion in an error message.
+
+    Returns:
+        `tuple[list[dict], list[dict]]`: the turns before the answer, and the answer as a list of one message.
 
     Raises:
         ValueError: For an answer that is missing, empty or not the assistant's, for two conversations that do not fit
@@ -194,8 +214,17 @@ def split_pair(
     prompt: str | list[dict] | None, chosen: str | list[dict], rejected: str | list[dict]
 ) -> tuple[list[dict], list[dict], list[dict]]:
     """
-    A pair's prompt, its chosen and its rejected answer, each of the two as [`split_turns`] reads it. The turns that
-    both conversations begin with belong to the prompt.
+    A pair's prompt, its chosen and its rejected answer. The turns that both conversations begin with belong to the
+    prompt.
+
+    Args:
+        prompt (`str` or `list[dict]`, *optional*):
+            As [`split_turns`] takes it.
+        chosen (`str` or `list[dict]`), rejected (`str` or `list[dict]`):
+            The answers, or conversations that end in them.
+
+    Returns:
+        `tuple[list[dict], list[dict], list[dict]]`: the prompt's turns, and each answer as a list of one message.
 
     Raises:
         ValueError: What [`split_turns`] refuses, and two conversations that part before their last turn.

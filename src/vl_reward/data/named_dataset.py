@@ -101,21 +101,24 @@ class NamedDataset:
 
     @property
     def is_json(self) -> bool:
+        """Whether the rows are in a JSON or JSONL file."""
         return self.path.suffix in (".jsonl", ".json") and self.path.is_file()
 
     def read_json(self) -> Dataset:
+        """All rows of a JSON file, those that cannot be read with the reason under `unreadable`."""
         rows = self.json_rows()
         replaced = self.replaced_by_columns(dict.fromkeys(key for row in rows for key in row))
         rows = [renamed(row, self.columns, replaced) for row in rows]
         return as_dataset([read_or_marked_row(self.path, *row) for row in enumerate(rows)], self.name)
 
     def json_rows(self) -> list[dict]:
+        """The objects of a JSON file, as they stand in it."""
         return parse_json_rows(read_text(self.path), self.name)
 
     def objects(self, name: str) -> Iterator[dict]:
         """
-        The rows of a split as objects that JSON can hold: those of a JSON file as they stand in it, those of a table
-        with the columns of [`COLUMNS`], image bytes as data URLs.
+        The rows of the split `name` as objects that JSON can hold. Those of a JSON file are as they stand in it. Those
+        of a table have the columns of [`COLUMNS`], and image bytes as data URLs.
         """
         if self.is_json:
             yield from self.json_rows()
@@ -126,6 +129,7 @@ class NamedDataset:
             yield row | {"images": [as_text(image, "image") for image in row["images"]]} | videos
 
     def read_tables(self, config: str | None) -> dict[str, Dataset]:
+        """The splits of what is no JSON file, by name, `""` for rows without. `config` is the hub's name for a part."""
         if self.path.is_dir():
             tables = load_from_disk(str(self.path))
         elif self.path.suffix == ".parquet":
@@ -155,7 +159,7 @@ class NamedDataset:
         return replaced
 
     def rename(self, rows: Dataset) -> Dataset:
-        """Rows of a table under the names of [`COLUMNS`], plain strings as one turn each, as in a JSON file."""
+        """The `rows` of a table under the names of [`COLUMNS`], plain strings as one turn each, as in a JSON file."""
         rows = rows.remove_columns(sorted(self.replaced_by_columns(rows.column_names)))
         names = {own: ours for ours, own in self.columns.items()}
         for kind in ("images", "videos"):
@@ -198,7 +202,7 @@ class NamedDataset:
 
     def split(self, name: str) -> Dataset:
         """
-        A split, or all rows where the set has none.
+        The split `name`, or all rows where the set has none.
 
         Raises:
             ValueError: If there is no such split.
@@ -212,8 +216,9 @@ class NamedDataset:
 
     def train_and_test(self, train: str, test: str) -> tuple[Dataset, Dataset]:
         """
-        Both splits. Where there is no test split, a share of the training rows, drawn by their images or, without
-        images, by their prompt: rows that have one in common, directly or through others, stay together.
+        The splits `train` and `test`. Where there is no test split, a share of the training rows is held out. It is
+        drawn by their images or, without images, by their prompt: rows that have one in common, directly or through
+        others, stay together.
 
         Where all rows have an image or a prompt in common, the last rows are held out, and that is said.
 
@@ -242,10 +247,12 @@ class NamedDataset:
 
 
 def is_text(feature: object) -> bool:
+    """Whether a column of a table holds strings."""
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
 
 def one_turn(text: str | None, role: str) -> list[dict] | None:
+    """A text as a conversation of one turn of `role`, `None` for none."""
     return None if text is None else [{"role": role, "content": text}]
 
 

@@ -20,6 +20,9 @@ def place_images(messages: list[dict], n_images: int, n_videos: int = 0) -> list
             How many videos the row has. Without any, `<video>` is a word, as in a question about HTML, unless a user's
             plain string begins or ends with it.
 
+    Returns:
+        `list[dict]`: new messages.
+
     Raises:
         ValueError: If placeholders differ in number from the images or the videos, a message holds one itself, or an
             earlier answer has `<image>` or `<video>`.
@@ -58,6 +61,10 @@ def place_images(messages: list[dict], n_images: int, n_videos: int = 0) -> list
 
 
 def check_filled(parts: list[dict], kind: str) -> None:
+    """
+    Raises:
+        ValueError: If one of a message's `parts` holds an image or a video (`kind`) itself.
+    """
     if any(kind in part for part in parts):
         raise ValueError(
             f"a message holds {'an' if kind == 'image' else 'a'} {kind} itself, and {kind}s are read from the row's "
@@ -66,6 +73,7 @@ def check_filled(parts: list[dict], kind: str) -> None:
 
 
 def has_mark(parts: list[dict], kind: str) -> bool:
+    """Whether the text of one of a message's `parts` has the mark of an image or a video (`kind`)."""
     return any(MARKS[kind] in part.get("text", "") for part in parts)
 
 
@@ -76,7 +84,7 @@ def is_about_a_video(text: str) -> bool:
 
 
 def split_at_marks(part: dict, kinds: set[str]) -> list[dict]:
-    """A part as image and video parts where its text has their marks, and text parts between them."""
+    """A part as parts of the types `kinds` where its text has their marks, and parts of text between them."""
     marks = {MARKS[kind]: kind for kind in kinds}
     if not any(mark in part.get("text", "") for mark in marks):
         return [part]

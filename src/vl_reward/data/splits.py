@@ -16,8 +16,16 @@ def split_of(dataset: Dataset | DatasetDict, name: str, setting: str) -> Dataset
     """
     A split, or the whole set where it has none, as `label_preferences.py` writes it.
 
+    Args:
+        dataset (`Dataset` or `DatasetDict`):
+            The set.
+        name (`str`):
+            The split.
+        setting (`str`):
+            What names it in a YAML, for the message.
+
     Raises:
-        ValueError: If there is no such split. `setting` is what names it in a YAML.
+        ValueError: If there is no such split.
     """
     if isinstance(dataset, Dataset):
         return dataset
@@ -47,8 +55,8 @@ def in_shares(compute: Callable[[int], Any], n: int, told: str) -> list:
 
 def with_images(rows: Dataset, decode: bool) -> Dataset:
     """
-    The same rows, whose `images` come decoded, or as bytes and paths. `cast_column` would write all images of a list to
-    disk once more, on each process, and nothing of them changes.
+    The same rows, whose `images` come decoded if `decode` is true, and else as bytes and paths. `cast_column` would
+    write all images of a list to disk once more, on each process, and nothing of them changes.
     """
     wanted, feature = List(Image(decode=decode)), rows.features["images"]
     if feature == wanted:
@@ -62,8 +70,8 @@ def with_images(rows: Dataset, decode: bool) -> Dataset:
 
 def with_numbers(rows: Dataset, **columns: list[float]) -> Dataset:
     """
-    The same rows with more columns. `add_column` would write all images to disk once more where the rows are selected
-    ones of a set: here the numbers are put where the rows are in it.
+    The same rows with more `columns`, one number a row each. `add_column` would write all images to disk once more
+    where the rows are selected ones of a set: here the numbers are put where the rows are in it.
     """
     places = np.arange(len(rows)) if rows._indices is None else rows._indices.column(0).to_numpy()
     added = {}

@@ -11,8 +11,10 @@ from ..data.videos.video_source import as_video_list
 
 def check_responses(name: str, responses: object) -> None:
     """
+    Check the `responses` of the row that errors call `name`.
+
     Raises:
-        ValueError: If a row's responses are not a list of strings.
+        ValueError: If they are not a list of strings.
     """
     if not isinstance(responses, list) or not all(isinstance(text, str) for text in responses):
         raise ValueError(f"{name}: `responses` is {responses!r}, not a list of strings.")
@@ -20,6 +22,16 @@ def check_responses(name: str, responses: object) -> None:
 
 def refuse_videos(names: list[str], videos: list[list | None] | None, engine: str) -> None:
     """
+    Refuse rows with videos, for a model whose videos an engine cannot take.
+
+    Args:
+        names (`list[str]`):
+            What to call each row.
+        videos (`list[list | None]`, *optional*):
+            The videos of each row.
+        engine (`str`):
+            What to call the engine.
+
     Raises:
         ValueError: If a row has a video.
     """
@@ -40,7 +52,18 @@ class ResponseScorer:
     __name__ = "reward_model"  # GRPOTrainer names its log columns by it
 
     def score_rows(self, rows: list[tuple[list[dict], list[dict], list, list]], names: list[str]) -> list[float]:
-        """One score per row of turns before the answer, the answer (one turn), images and videos, by their names."""
+        """
+        Score rows that have been read.
+
+        Args:
+            rows (`list[tuple[list[dict], list[dict], list, list]]`):
+                Each row's turns before the answer, the answer (one turn), its images and its videos.
+            names (`list[str]`):
+                What to call each row in an error message.
+
+        Returns:
+            `list[float]`: one score per row.
+        """
         raise NotImplementedError
 
     def score_candidates(self, rows: list[dict]) -> list[list[float | None]]:
@@ -51,6 +74,9 @@ class ResponseScorer:
             rows (`list[dict]`):
                 `prompt`, `images` and `responses` (a list of strings) each, and optionally `videos`, and `id` for error
                 messages.
+
+        Returns:
+            `list[list[float | None]]`: scores in the order of each row's `responses`.
 
         Raises:
             ValueError: What the call does, with the row named, and for a response that is no string.
@@ -65,7 +91,10 @@ class ResponseScorer:
         return [[scores.get((i, text)) for text in row["responses"]] for i, row in enumerate(rows)]
 
     def score_responses(self, rows: list[dict]) -> list[list[float]]:
-        """[`score_candidates`] where every response has to have a score: an empty one is refused."""
+        """
+        [`score_candidates`] of `rows` whose responses all have to have a score: an empty one is refused, and equal ones
+        are scored each.
+        """
         flat = [(i, k) for i, row in enumerate(rows) for k in range(len(row["responses"]))]
         prompts, images = ([rows[i][key] for i, _ in flat] for key in ("prompt", "images"))
         videos = [rows[i].get("videos") for i, _ in flat]

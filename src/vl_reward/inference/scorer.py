@@ -79,11 +79,28 @@ class RewardScorer(ResponseScorer):
         **model_kwargs,
     ) -> "RewardScorer":
         """
-        Load model and processor from a checkpoint of this project, or from one with its head in
-        `value_head.safetensors`, such as Skywork-VL-Reward-7B; from the hub in `revision`. The model computes what
-        responses have in common once, unless `share_prefixes` is false. Images larger than `max_pixels` are scaled down
-        to it; by default the processor's budget holds, which is that of training. So it is with `video_limits`, whose
-        names are those of [`FrameLimits`].
+        Load a model and its processor.
+
+        Args:
+            path (`str`):
+                A folder, or a name on the hub: a checkpoint of this project, or one with its head in
+                `value_head.safetensors`, such as Skywork-VL-Reward-7B.
+            max_batch_tokens (`int`, *optional*, defaults to `16384`), max_length (`int`, *optional*):
+                As [`RewardScorer`] takes them.
+            max_pixels (`int`, *optional*):
+                Larger images are scaled down to this many pixels. By default the processor's budget holds, which is
+                that of training.
+            revision (`str`, *optional*, defaults to `"main"`):
+                Of the checkpoint on the hub.
+            share_prefixes (`bool`, *optional*, defaults to `True`):
+                Whether what responses have in common is computed once.
+            video_limits (`dict`, *optional*):
+                Other values of [`FrameLimits`], by their names. By default the processor's hold.
+            **model_kwargs:
+                Passed on to `from_pretrained` of the model, such as `dtype`.
+
+        Returns:
+            [`RewardScorer`]: with the model on the CPU, unless `model_kwargs` say otherwise.
 
         Raises:
             ValueError: If the checkpoint holds no trained reward head.
@@ -107,7 +124,7 @@ class RewardScorer(ResponseScorer):
         return cls(model, processor, max_batch_tokens, max_length, bias)
 
     def fingerprint(self, **settings) -> str:
-        """A hash of the model and of all that decides its scores, `settings` besides."""
+        """A hash of the model, of all else that decides its scores, and of `settings`."""
         settings |= {"bias": self.bias, "max_batch_tokens": self.max_batch_tokens}
         return model_fingerprint(self.model, self.processor, **settings)
 

@@ -19,7 +19,15 @@ from ..prefix_sharing.packed_rows import PREFIX
 
 @dataclass
 class Weight:
-    """A weight as it is loaded: `numel` elements of `size` bytes each."""
+    """
+    A weight as it is loaded.
+
+    Args:
+        numel (`int`), size (`float`):
+            Its elements, and the bytes of each.
+        is_trained (`bool`), is_quantized (`bool`):
+            Whether it is trained, and whether bitsandbytes quantizes it.
+    """
 
     numel: int
     size: float

@@ -33,6 +33,7 @@ class Qwen2_5_VLForSequenceClassification(VisionRewardModel, Qwen2_5_VLPreTraine
 
     @classmethod
     def why_not_shared(cls, text_config: Qwen2_5_VLTextConfig) -> str | None:
+        """Layers with sliding windows, of which `text_config` says whether there are any."""
         return "layers with sliding windows" if "sliding_attention" in text_config.layer_types else None
 
 

@@ -34,6 +34,10 @@ class VisionRewardModel(GenericForSequenceClassification):
     head at random, or a checkpoint of this class. Anything else missing or left over raises a `ValueError`:
     transformers itself would draw the missing weights at random and go on.
 
+    Args:
+        config ([`~transformers.PreTrainedConfig`]):
+            The family's configuration. Its `num_labels` becomes 1. The head has a bias where `score_bias` is set.
+
     Class attributes, which a family sets:
         family (`str`):
             Its name in messages.
@@ -73,12 +77,12 @@ class VisionRewardModel(GenericForSequenceClassification):
 
     @classmethod
     def vision_tower_of(cls, model: nn.Module) -> nn.Module:
-        """The vision tower of a reward model or a policy of this family."""
+        """The vision tower of `model`, a reward model or a policy of this family."""
         return model.model.get_submodule(cls.vision_tower)
 
     @classmethod
     def projectors_of(cls, model: nn.Module) -> dict[str, nn.Module]:
-        """The projectors of a reward model or a policy of this family, by their names in it."""
+        """The projectors of `model`, a reward model or a policy of this family, by their names in it."""
         found = {}
         for name in cls.projectors:
             projector, name = cls.vision_tower_of(model).get_submodule(name), f"model.{cls.vision_tower}.{name}"
@@ -88,13 +92,16 @@ class VisionRewardModel(GenericForSequenceClassification):
 
     @classmethod
     def trained_in_full(cls, model: nn.Module) -> list[str]:
-        """What is trained in full beside LoRA: the head, which is drawn at random, and projectors that are trained."""
+        """
+        The modules of `model` that are trained in full beside LoRA: the head, which is drawn at random, and projectors
+        that are trained.
+        """
         projectors = cls.projectors_of(model).items()
         return ["score", *(name for name, module in projectors if next(module.parameters()).requires_grad)]
 
     @classmethod
     def why_not_shared(cls, text_config: PreTrainedConfig) -> str | None:
-        """What in the decoder keeps rows from sharing their beginnings, if anything does."""
+        """What in a decoder with `text_config` keeps rows from sharing their beginnings, or `None`."""
         return None
 
     @classmethod
@@ -204,9 +211,19 @@ class VisionRewardModel(GenericForSequenceClassification):
 
 def check_family(reward_class: type[VisionRewardModel], path: str, kwargs: dict) -> None:
     """
+    Check that a checkpoint is of a reward model's family. transformers would warn, take what fits of the config, and
+    draw what it does not find.
+
+    Args:
+        reward_class (`type[VisionRewardModel]`):
+            The family's class.
+        path (`str`):
+            The checkpoint's folder, or its name on the hub.
+        kwargs (`dict`):
+            What `from_pretrained` was given: a `config`, and where to look on the hub.
+
     Raises:
-        ValueError: If a checkpoint's config is another family's. transformers would warn, take what fits of the config,
-            and draw what it does not find.
+        ValueError: If the checkpoint's config is another family's.
     """
     expected = reward_class.config_class.model_type
     config = kwargs.get("config")
@@ -226,9 +243,16 @@ def check_family(reward_class: type[VisionRewardModel], path: str, kwargs: dict)
 
 def register_with_transformers(reward_class: type[VisionRewardModel], policy_class: str) -> None:
     """
-    Let `AutoModelForSequenceClassification` know a family, and let its class read the checkpoints that `policy_class`
-    reads. Checkpoint renames are looked up by class name, and a class outside of transformers has none: a hub
-    checkpoint would load with a random decoder (huggingface/transformers#47114).
+    Let `AutoModelForSequenceClassification` know a family, and let its class read the checkpoints of its policies.
+
+    Checkpoint renames are looked up by class name, and a class outside of transformers has none: a hub checkpoint would
+    load with a random decoder (huggingface/transformers#47114).
+
+    Args:
+        reward_class (`type[VisionRewardModel]`):
+            The family's class.
+        policy_class (`str`):
+            The name of transformers' class for its policies, whose renames hold for `reward_class`, too.
     """
     renames = get_checkpoint_conversion_mapping(policy_class) or []  # Qwen3-VL's layout on the hub is transformers' own
     of_vllm = WeightRenaming(rf"^{reward_class.vllm_head_name}", "score")  # an export's

@@ -51,6 +51,10 @@ class PromptCheck:
 
     def __call__(self, row: dict) -> dict:
         """
+        Args:
+            row (`dict`):
+                A row with `columns`.
+
         Returns:
             `dict`: `refused`, the reason or `None`, `too_long`, whether `max_length` is the only one, and under
             `videos` what was sampled of each.
@@ -76,7 +80,13 @@ class PromptCheck:
         return {"refused": too_long, "too_long": too_long is not None, "videos": videos}
 
     def conversations(self, name: str, row: dict) -> Iterator[tuple[str, list[str]]]:
-        """Each conversation that the model will see: what to call it, and its rendered text in parts."""
+        """
+        Each conversation that the model will see of `row`: what to call it, and its rendered text in parts. `name` is
+        that of the row.
+
+        Raises:
+            ValueError: What the model's own path refuses.
+        """
         with named_row(name):
             messages = as_messages(row["prompt"], [])
         yield name, [render_prompt(self.processor, name, messages, row["images"], row["videos"])]
@@ -147,7 +157,10 @@ class JudgeCheck(PromptCheck):
 
 
 class PairCheck(PromptCheck):
-    """Says why a reward model cannot be trained on a pair: what [`DataCollatorForVisionReward`] refuses."""
+    """
+    Says why a reward model cannot be trained on a pair: what [`DataCollatorForVisionReward`] refuses. The arguments are
+    those of [`PromptCheck`].
+    """
 
     columns = (*PromptCheck.columns, "chosen", "rejected", "margin")
 
@@ -162,7 +175,15 @@ class PairCheck(PromptCheck):
 
 
 class PolicyPairCheck(PairCheck):
-    """Says why a policy cannot be trained on a pair: what [`DataCollatorForMPO`] refuses."""
+    """
+    Says why a policy cannot be trained on a pair: what [`DataCollatorForMPO`] refuses.
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`]):
+            The policy's processor.
+        max_length (`int`, *optional*):
+            More tokens than this are too many.
+    """
 
     columns = (*PromptCheck.columns, "chosen", "rejected")
 

@@ -32,7 +32,21 @@ HEAD, LINE = 34, 22
 
 @dataclass
 class Thing:
-    """A model or a data set that a step reads."""
+    """
+    A model or a data set that a step reads.
+
+    Args:
+        name (`str`), kind (`str`):
+            What it is called, and what it is, such as `"model"` or `"data"`.
+        writer (`str`):
+            The step that wrote it.
+        facts (`str`, *optional*, defaults to `""`):
+            What is said of it.
+        readers (`list[str]`, *optional*, defaults to `[]`):
+            The steps that read it.
+        lane (`int`, *optional*, defaults to `0`):
+            The number of its line beside the boxes.
+    """
 
     name: str
     kind: str

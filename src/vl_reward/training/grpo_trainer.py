@@ -123,7 +123,7 @@ class VisionGRPOTrainer(TrainerGuards, GRPOTrainer):
 
 
 def without_pictures(messages: list[dict]) -> list[dict]:
-    """Messages without their images and videos, of which TRL has to know nothing."""
+    """`messages` without their images and videos, of which TRL has to know nothing."""
     return [
         {**message, "content": [part for part in as_parts(message["content"]) if part["type"] == "text"]}
         for message in messages
@@ -131,7 +131,18 @@ def without_pictures(messages: list[dict]) -> list[dict]:
 
 
 def rows_of(batch: BatchFeature, images: list[list], videos: list[list]) -> list[dict[str, torch.Tensor]]:
-    """What a model gets of each row's images and videos, from what it gets of all rows."""
+    """
+    Divide what a model gets of a batch's images and videos among its rows.
+
+    Args:
+        batch (`BatchFeature`):
+            What [`tokenize`] gives.
+        images (`list[list]`), videos (`list[list]`):
+            Those of each row, in the batch's order.
+
+    Returns:
+        `list[dict[str, torch.Tensor]]`: the patches, the grids and the seconds per patch of each row's own.
+    """
     rows = [{} for _ in images]
     counts = {"image": [len(row) for row in images], "video": [len(row) for row in videos]}
     for kind, patches in (("image", "pixel_values"), ("video", "pixel_values_videos")):
@@ -150,6 +161,12 @@ def rows_of(batch: BatchFeature, images: list[list], videos: list[list]) -> list
 def check_batches(n_prompts: int, args: GRPOConfig) -> None:
     """
     Warn of the prompts of an epoch that TRL leaves out, other ones in each.
+
+    Args:
+        n_prompts (`int`):
+            How many there are.
+        args ([`~trl.GRPOConfig`]):
+            Say how many are sampled on at a time.
 
     Raises:
         ValueError: If it leaves out all of them, and would train no step.

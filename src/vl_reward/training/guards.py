@@ -25,7 +25,17 @@ logger = logging.getLogger(__name__)
 
 
 class TrainerGuards(Trainer):
-    """Stops a run that would otherwise go on from wrong weights or with a broken loss."""
+    """
+    Stops a run that would otherwise go on from wrong weights or with a broken loss.
+
+    Args:
+        *args, **kwargs:
+            Those of the trainer that it stands before.
+
+    Raises:
+        ValueError: If rows are sorted by their tokens, TRL filtered some of them, each process would train alone, or
+            sharded processes would wait for each other (see [`check_one_tower_call`]).
+    """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -156,6 +166,8 @@ def check_lengths(trainer: Trainer) -> None:
 
 def check_one_tower_call(trainer: Trainer) -> None:
     """
+    Check that the processes of `trainer` call the vision tower equally often, whatever their rows show.
+
     Raises:
         ValueError: For rows with videos where each process holds a part of the weights, and the plain forward pass,
             which calls the vision tower once for images and once for videos.
@@ -171,8 +183,16 @@ def check_one_tower_call(trainer: Trainer) -> None:
 
 def check_all_are_there(given, used):
     """
+    Check that a trainer uses all of its rows: TRL filters some without a word.
+
+    Args:
+        given (`Dataset`):
+            The rows that it was given. Another type is not looked at.
+        used (`Dataset`):
+            Those that it trains on.
+
     Raises:
-        ValueError: If the trainer has another number of rows than it was given: TRL filters some without a word.
+        ValueError: If their numbers differ.
     """
     if isinstance(given, Dataset) and len(used) != len(given):
         raise ValueError(

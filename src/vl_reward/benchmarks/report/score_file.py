@@ -23,8 +23,15 @@ class ScoreFile:
 
     def read(self, rows: list[dict]) -> list[list[float] | None]:
         """
-        Read and check the scores of `rows`, which hold `responses`, `None` for those that were refused. A score may
-        stand in a list of its own, `[1.5]`, as pipelines of transformers write it.
+        Read and check the scores of a benchmark's rows. A score may stand in a list of its own, `[1.5]`, as pipelines
+        of transformers write it.
+
+        Args:
+            rows (`list[dict]`):
+                The benchmark's rows with their `responses`.
+
+        Returns:
+            `list[list[float] | None]`: one score per response of each row, `None` for a row that was refused.
 
         Raises:
             ValueError: For a torn line, a line that is missing, twice there or out of order, a wrong number of scores,
@@ -75,7 +82,17 @@ class ScoreFile:
         return [float(value) for value in values]
 
     def write(self, rows: list[dict], scores: list[list[float] | None], **columns: list) -> None:
-        """Write `row`, `id`, `subset`, `scores`, `lengths` (characters) and the given columns, one line per row."""
+        """
+        Write `row`, `id`, `subset`, `scores`, `lengths` (characters) and further columns, one line per row.
+
+        Args:
+            rows (`list[dict]`):
+                Rows with `id`, `subset` and `responses`.
+            scores (`list[list[float] | None]`):
+                One score per response of each row, `None` for a row that was refused.
+            **columns (`list`):
+                One value per row each.
+        """
         with open(self.path, "w", encoding="utf-8") as file:
             for i, (row, values) in enumerate(zip(rows, scores, strict=True)):
                 line = {"row": i, "id": row["id"], "subset": row["subset"], "scores": values}

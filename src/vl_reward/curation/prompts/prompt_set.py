@@ -35,6 +35,9 @@ class PromptSet:
     Attributes:
         refused (`list[dict]`): `source`, `id`, `reason` and, if that is why, `image` of every row that is bad.
         report (`dict`): How many rows each source has, and how many each step left out, for which reason.
+
+    Raises:
+        ValueError: If there is no source, or two have the same name.
     """
 
     def __init__(self, sources: list[PromptSource], work_dir: Path, num_proc: int | None = None):
@@ -55,7 +58,15 @@ class PromptSet:
 
     @staticmethod
     def load(source: PromptSource, work_dir: Path, num_proc: int | None) -> list[Dataset]:
-        """All rows of a source, in order or not, in [`PROMPT_FEATURES`]."""
+        """
+        All rows of a source in [`PROMPT_FEATURES`], in parts. Rows that cannot be used are among them.
+
+        Args:
+            source ([`PromptSource`]):
+                The source.
+            work_dir (`Path`), num_proc (`int`, *optional*):
+                As [`PromptSet`] takes them.
+        """
         parts, n_rows = [], 0
         settings = {"prompt_of": source.prompt_of, "source": source.name, "allow_urls": source.source.allow_urls}
         for number, (rows, root) in enumerate(source.read(str(work_dir / "cache"))):
@@ -78,11 +89,19 @@ class PromptSet:
         return parts
 
     def column(self, name: str) -> list:
-        """A column of the rows that are still there."""
+        """The column `name` of the rows that are still there, as a list."""
         return [self.columns[name][i] for i in self.kept]
 
     def leave_out(self, step: str, reasons: dict[int, str | None]) -> None:
-        """Leave out rows, by their position among those that are still there, where there is a reason."""
+        """
+        Leave out rows, and report the step.
+
+        Args:
+            step (`str`):
+                Its name in the report.
+            reasons (`dict[int, str | None]`):
+                Why a row goes, by its position among those that are still there. One with `None` stays.
+        """
         examples, reasons = defaultdict(list), {position: reason for position, reason in reasons.items() if reason}
         for position, reason in sorted(reasons.items()):
             row = self.kept[position]
@@ -98,7 +117,7 @@ class PromptSet:
     def check_refused(self, max_refused: float) -> None:
         """
         Raises:
-            ValueError: If more than this fraction of all rows is bad.
+            ValueError: If more than the fraction `max_refused` of all rows is bad.
         """
         if len(self.refused) > max_refused * len(self.rows):
             reasons = Counter(f"{row['source']}: {row['reason']}" for row in self.refused).most_common(3)
@@ -109,6 +128,7 @@ class PromptSet:
             )
 
     def leave_out_without_answer(self) -> None:
+        """Leave out prompts without an answer."""
         answers = self.column("answer")
         self.leave_out("answers", {i: "it has no answer" for i, one in enumerate(answers) if one is None})
 
@@ -128,6 +148,15 @@ class PromptSet:
         self.leave_out("duplicates", reasons)
 
     def leave_out_contaminated(self, benchmark: BenchmarkContent, max_hamming_distance: int) -> None:
+        """
+        Leave out prompts that are a benchmark's, by their text or their images.
+
+        Args:
+            benchmark ([`BenchmarkContent`]):
+                The benchmark.
+            max_hamming_distance (`int`):
+                Bits of 64 in which the perceptual hashes of one image may differ.
+        """
         columns, contents = map(self.column, ("prompt_key", "pixel_hashes", "perceptual_hashes")), []
         for key, pixels, hashes in zip(*columns, strict=True):
             contents.append(RowContent(key, [], pixels, [int(digits, 16) for digits in hashes], bool(pixels)))
@@ -140,6 +169,12 @@ class PromptSet:
         """
         The prompts that are left, as `train` and `test`. Those that share an image, directly or through others, are all
         in one of them.
+
+        Args:
+            test_fraction (`float`):
+                The share of prompts that `test` has.
+            seed (`int`):
+                Decides which, and the order.
 
         Raises:
             ValueError: If there is no prompt to train on.
@@ -156,7 +191,7 @@ class PromptSet:
         )
 
     def dataset(self, rows: list[int]) -> Dataset:
-        """`id`, `prompt`, `images` and `answer` of rows. Answers of several types stay what they are."""
+        """`id`, `prompt`, `images` and `answer` of the rows with the numbers `rows`. Answers keep their types."""
         ids = [self.columns["id"][i] for i in rows]
         told = as_dataset(
             [{"id": id, "answer": self.columns["answer"][i]} for id, i in zip(ids, rows, strict=True)], ""

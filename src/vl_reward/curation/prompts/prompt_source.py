@@ -138,10 +138,14 @@ class PromptSource:
     @classmethod
     def from_yaml(cls, entry: dict) -> "PromptSource":
         """
-        Read an entry: `name`, `format` and `path`, and optionally `config`, `split`, `streaming`, `max_rows`,
-        `image_root`, `allow_urls` and `benchmark_id_prefix` as [`PreferenceSource`] has them. A format is `prompts`
-        (the set's own `columns` may be given), `mathvista`, `mmpr`, or that of a preference set, of which the prompts
-        are taken.
+        A source from one entry of the YAML's `sources`.
+
+        Args:
+            entry (`dict`):
+                `name`, `format` and `path`, and optionally `config`, `split`, `streaming`, `max_rows`, `image_root`,
+                `allow_urls` and `benchmark_id_prefix` as [`PreferenceSource`] has them. A format is `prompts` (the
+                set's own `columns` may be given), `mathvista`, `mmpr`, or that of a preference set, of which the
+                prompts are taken.
 
         Raises:
             ValueError: For a key that does not exist, one that is missing, or an unknown format.
@@ -164,6 +168,7 @@ class PromptSource:
 
     @property
     def name(self) -> str:
+        """What the source is called."""
         return self.source.name
 
     @property
@@ -174,7 +179,12 @@ class PromptSource:
         return partial(own_prompt, columns=self.columns) if self.format == "prompts" else PROMPTS[self.format]
 
     def read(self, cache: str) -> list[tuple[Dataset, str | None]]:
-        """The rows as they are, in parts with the folder of their images."""
+        """
+        The rows as they are, in parts with the folder of their images. Files made on the way go to `cache`.
+
+        Raises:
+            ValueError: If the file is empty, or `columns` names a column that no row has.
+        """
         path = Path(self.source.path)
         if path.is_file() and not path.stat().st_size:
             raise ValueError(f"sources: {self.name}: {path} is empty. Write it again, or leave the source out.")

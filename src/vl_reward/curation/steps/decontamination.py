@@ -65,6 +65,8 @@ class BenchmarkContent:
     @classmethod
     def from_yaml(cls, entry: dict) -> "BenchmarkContent":
         """
+        A benchmark from `entry`, one of the YAML's `benchmarks`.
+
         Raises:
             ValueError: For a key that does not exist, or one that is missing.
         """
@@ -76,8 +78,18 @@ class BenchmarkContent:
         self, contents: list[RowContent], benchmark_ids: list[str | None], max_hamming_distance: int
     ) -> dict[int, str]:
         """
-        Why each contaminated pair is, by its number. `benchmark_ids` are those that the benchmark would give to the
-        pairs' rows, or `None`; the other arguments are those of [`ContentIndex.reasons`].
+        Which rows share content with the benchmark, and why.
+
+        Args:
+            contents (`list[RowContent]`):
+                What is compared of each row.
+            benchmark_ids (`list[str | None]`):
+                The id that the benchmark would give to each row, or `None`.
+            max_hamming_distance (`int`):
+                Bits of 64 in which the perceptual hashes of one image may differ.
+
+        Returns:
+            `dict[int, str]`: the reason of each contaminated row, by its number.
         """
         reasons = {}
         for i, reason in enumerate(self.contents.reasons(contents, max_hamming_distance)):
@@ -89,6 +101,7 @@ class BenchmarkContent:
 
 
 def as_list(value) -> list:
+    """A column's value as a list, whether it holds one or several."""
     return value if isinstance(value, list) else [value]
 
 

@@ -11,7 +11,8 @@ def draw(seed: int, id: str) -> int:
 
 def over_share(ids: list[str], sides: list[bool | None], max_share: float, seed: int) -> set[int]:
     """
-    Pairs to leave out so that neither side holds more than `max_share` of those that have one.
+    Pairs to leave out so that neither side holds more than `max_share` of those that have one. Where all are on one
+    side, none is left out.
 
     Args:
         ids (`list[str]`):
@@ -22,6 +23,9 @@ def over_share(ids: list[str], sides: list[bool | None], max_share: float, seed:
             0.5 to 1.
         seed (`int`):
             Which pairs of the larger side go.
+
+    Returns:
+        `set[int]`: their numbers.
     """
     counts = Counter(side for side in sides if side is not None)
     if len(counts) < 2:  # a source whose every pair has the same side cannot be balanced by leaving pairs out
@@ -38,6 +42,17 @@ def over_cap(
     """
     Pairs to leave out so that each source is within its cap, and the sources relate as their weights do. No pair is
     repeated: the source that is scarcest for its weight stays whole.
+
+    Args:
+        ids (`list[str]`), sources (`list[str]`):
+            Id and source of each pair.
+        caps (`dict[str, int | None]`), weights (`dict[str, float | None]`):
+            The most pairs, and the weight, of each source. `None` for no cap and no weights.
+        seed (`int`):
+            Which pairs go.
+
+    Returns:
+        `dict[int, str]`: the reason for each pair to leave out, by its number.
 
     Raises:
         ValueError: If some sources have a weight and others none.

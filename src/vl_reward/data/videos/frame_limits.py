@@ -58,7 +58,18 @@ class FrameLimits:
 
     @classmethod
     def keep(cls, processor: ProcessorMixin, **given) -> None:
-        """Give a processor other limits, in place, and all checkpoints that it is saved with; the rest stays."""
+        """
+        Give a processor other limits, in place, and all checkpoints that it is saved with.
+
+        Args:
+            processor ([`~transformers.ProcessorMixin`]):
+                The processor.
+            **given:
+                Those of its limits that change, by their names.
+
+        Raises:
+            ValueError: For a limit that no video meets.
+        """
         dataclasses.replace(cls.of(processor), **given).keep_in(processor)
 
     def keep_in(self, processor: ProcessorMixin) -> None:
@@ -66,7 +77,12 @@ class FrameLimits:
         setattr(processor.video_processor, KEPT_AS, dataclasses.asdict(self))
 
     def number_of_frames(self, total: int, fps: float) -> int:
-        """How many frames of a file are sampled, of `total` at `fps`."""
+        """
+        How many frames of a file are sampled, of `total` at `fps`: an even number.
+
+        Raises:
+            ValueError: If there are fewer than two.
+        """
         if total < FRAME_FACTOR:
             raise ValueError(f"it has {total} frame, and {FRAME_FACTOR} are the least: give one frame as an image")
         asked = {"fps": self.fps, "max_frames": self.max_frames}
@@ -75,7 +91,18 @@ class FrameLimits:
         return smart_nframes(asked, total, fps)
 
     def frame_size(self, height: int, width: int, factor: int) -> tuple[int, int]:
-        """Height and width that frames are scaled to, in whole visual tokens of `factor` x `factor` pixels."""
+        """
+        Height and width that frames are scaled to, in whole visual tokens.
+
+        Args:
+            height (`int`), width (`int`):
+                Of a frame, in pixels.
+            factor (`int`):
+                The side of a visual token in pixels.
+
+        Raises:
+            ValueError: If `max_pixels` is less than one token, or no token is left of a thin frame.
+        """
         if self.max_pixels < factor**2:
             raise ValueError(
                 f"`video_max_pixels` is {self.max_pixels}, and one visual token is {factor} x {factor} pixels: raise it"

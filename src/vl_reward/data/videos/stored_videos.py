@@ -15,7 +15,7 @@ STORED = List({**IMAGE, "frames": List(IMAGE), "fps": Value("float64")})
 
 def stored_video(video: VideoSource, folder: Path) -> dict:
     """
-    A video in the form of [`STORED`], relative paths made absolute.
+    A video in the form of [`STORED`], paths that are relative to `folder` made absolute.
 
     Raises:
         ValueError: For what is no video.
@@ -30,7 +30,12 @@ def stored_video(video: VideoSource, folder: Path) -> dict:
 
 
 def located(source: str | Path | bytes | dict, folder: Path) -> dict:
-    """A file, or a frame, as bytes or as an absolute path."""
+    """
+    A file, or a frame, as bytes or as an absolute path. A relative one begins at `folder`.
+
+    Raises:
+        ValueError: For what is neither bytes nor a path.
+    """
     if isinstance(source, dict):
         source = source["bytes"] if source.get("bytes") is not None else source.get("path")
     if isinstance(source, bytes):
@@ -49,13 +54,20 @@ def video_as_json(video: dict) -> str | list[str] | dict:
 
 
 def as_text(source: dict, kind: str) -> str:
+    """A stored file as its path, or its bytes as a data URL of the type `kind`."""
     if source["bytes"] is None:
         return source["path"]
     return f"data:{kind};base64,{base64.b64encode(source['bytes']).decode()}"
 
 
 def undecoded_videos(rows: Dataset, folder: Path) -> Dataset:
-    """Rows with `videos` in the form of [`STORED`], where they have `videos`, or a `video` each."""
+    """
+    `rows` with `videos` in the form of [`STORED`], where they have `videos`, or a `video` each. Relative paths begin at
+    `folder`.
+
+    Raises:
+        ValueError: For what is no video.
+    """
     name = next((name for name in ("videos", "video") if name in rows.column_names), None)
     if name is None or rows.features[name] == STORED:
         return rows

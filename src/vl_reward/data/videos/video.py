@@ -78,7 +78,23 @@ def token_size(processor: ProcessorMixin) -> int:
 
 
 def sample_list(frames: list, fps: float | None, limits: FrameLimits, factor: int) -> Sampling:
-    """All frames up to the limit, or as many at even distances. Where their rate is known, they are a file's."""
+    """
+    Which frames of a list are seen: all up to the limit, or as many at even distances. Where their rate is known, they
+    are sampled as a file's are.
+
+    Args:
+        frames (`list`):
+            What [`load_image`] takes.
+        fps (`float`, *optional*):
+            How many of them a second has. Without it they have been sampled already, at the `fps` of `limits`.
+        limits ([`FrameLimits`]):
+            What is taken of a video.
+        factor (`int`):
+            The side of a visual token in pixels.
+
+    Raises:
+        ValueError: For frames of different sizes, and what [`FrameLimits`] refuses.
+    """
     sizes = {image_size(frame) for frame in {image_key(frame): frame for frame in frames}.values()}
     if len(sizes) > 1:
         raise ValueError(f"its frames are of different sizes, such as {sorted(sizes)[:2]}: scale them to one")
@@ -91,10 +107,12 @@ def sample_list(frames: list, fps: float | None, limits: FrameLimits, factor: in
 
 
 def sample(total: int, fps: float, limits: FrameLimits, size: tuple[int, int]) -> Sampling:
+    """Which of `total` frames at `fps` are seen within `limits`, scaled to `size` (height and width)."""
     return Sampling(even_indices(total, limits.number_of_frames(total, fps)), total, fps, *size)
 
 
 def even_indices(total: int, number: int) -> tuple[int, ...]:
+    """The places of `number` frames among `total`, from the first to the last, at even distances."""
     return tuple(torch.linspace(0, total - 1, number).round().long().tolist())  # as `qwen_vl_utils` rounds
 
 
@@ -115,7 +133,10 @@ def blank_video(source: VideoSource) -> dict:
 
 
 def sampling_of(source: VideoSource, processor: ProcessorMixin) -> Sampling:
-    """What [`load_video`] will take of a video, from its headers. Raises what it does, but for frames themselves."""
+    """
+    What [`load_video`] will take of a video, from its headers. It takes the same arguments, and raises the same, but
+    for frames themselves. Of a turned file, height and width are those before it is turned.
+    """
     limits, factor = FrameLimits.of(processor), token_size(processor)
     with named_errors(source):
         plain = unwrapped(source)
@@ -128,6 +149,10 @@ def sampling_of(source: VideoSource, processor: ProcessorMixin) -> Sampling:
 
 
 def check_no_fps(source: VideoSource) -> None:
+    """
+    Raises:
+        ValueError: If a file is given with an `fps`: it has its own.
+    """
     if given_fps(source) is not None:
         raise ValueError("its `fps` is given, and a file has its own: leave `fps` out, it is for frames")
 
@@ -147,6 +172,9 @@ def load_video(source: VideoSource, processor: ProcessorMixin) -> Video:
             without it they have been sampled already, at [`FrameLimits`]' `fps`.
         processor ([`~transformers.ProcessorMixin`]):
             The model's processor.
+
+    Returns:
+        [`Video`]: its frames in 8 bits, of shape `(num_frames, 3, height, width)`, and which they are.
 
     Raises:
         ValueError: If the video is missing, cut, damaged, of no known format, a URL, has no frame or too many, or
@@ -183,5 +211,6 @@ def first_frame(source: VideoSource) -> tuple[Image.Image, int]:
 
 
 def scaled(frame: Image.Image, sampling: Sampling) -> torch.Tensor:
+    """A frame at the size that is seen: 8 bits, of shape `(3, height, width)`."""
     size = [sampling.height, sampling.width]
     return resize(pil_to_tensor(frame), size, interpolation=InterpolationMode.BICUBIC, antialias=True)

@@ -40,6 +40,7 @@ class FileFrames:
 
     @property
     def total(self) -> int:
+        """How many frames there are."""
         return len(self.times)
 
     def nearest(self, places: np.ndarray) -> np.ndarray:
@@ -85,7 +86,7 @@ def opened(source: str | Path | bytes) -> Iterator[tuple]:
 
 def look_at(container, stream) -> FileFrames:
     """
-    What the packets say, without a frame decoded.
+    What the packets of a file say, without a frame decoded. `container` and `stream` are what [`opened`] gives.
 
     Raises:
         ValueError: For a size that must not be decoded, and for less than the header promises.
@@ -131,8 +132,18 @@ def promised_seconds(stream) -> float | None:
 
 def decode(container, stream, file: FileFrames, places: np.ndarray) -> Iterator[tuple[int, Image.Image]]:
     """
-    Decode the file to its end, and yield the frames at `places` (rising, and perhaps several times one), turned as the
-    file says, each with how often it stands there.
+    Decode a file to its end, and yield the frames that are wanted, turned as the file says.
+
+    Args:
+        container, stream:
+            What [`opened`] gives.
+        file ([`FileFrames`]):
+            What [`look_at`] says of it.
+        places (`np.ndarray`):
+            Which frames, rising. One may stand there several times.
+
+    Yields:
+        `tuple[int, Image.Image]`: how often a frame stands in `places`, and the frame.
 
     Raises:
         ValueError: For a frame that is damaged, missing, or of another size than the header has.

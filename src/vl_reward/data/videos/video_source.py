@@ -38,7 +38,12 @@ def videos_of(row: dict) -> list | None:
 
 
 def unwrapped(source: VideoSource) -> str | Path | bytes | list:
-    """A path, bytes, or a list of frames, from what rows hold: also a dictionary, as a dataset stores it."""
+    """
+    A path, bytes, or a list of frames, from what rows hold: also a dictionary, as a dataset stores it.
+
+    Raises:
+        ValueError: For what is none of these, for a URL, and for what is empty.
+    """
     if isinstance(source, dict):
         known = [source.get(key) for key in ("frames", "bytes", "path")]
         source = next((value for value in known if value is not None), None)
@@ -89,7 +94,10 @@ def frames_of(source: str | Path | bytes | list) -> list | None:
 
 
 def video_key(source: VideoSource) -> object:
-    """What two sources have in common if they are the same file, the same bytes or the same frames, at one rate."""
+    """
+    What two sources have in common if they are the same file, the same bytes or the same frames, at one rate. Raises
+    what [`unwrapped`] and [`given_fps`] do, with the video named.
+    """
     with named_errors(source):
         plain, fps = unwrapped(source), given_fps(source)
     if isinstance(plain, list):
