@@ -61,11 +61,14 @@ class DatasetArguments(ScriptArguments):
 
 
 def is_mapping_of_names(value: object) -> bool:
+    """Whether a value is a dictionary from strings to strings."""
     return isinstance(value, dict) and all(isinstance(name, str) for pair in value.items() for name in pair)
 
 
 def check_columns(columns: dict[str, str]):
     """
+    Check a mapping of columns, from the names that are read to the dataset's own.
+
     Raises:
         ValueError: For a name that no recipe reads, or a column that would be read as two.
     """

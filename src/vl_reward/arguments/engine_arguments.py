@@ -17,7 +17,7 @@ class SamplingEngineArguments:
     Parameters:
         engine (`str`, *optional*, defaults to `"transformers"`):
             `transformers` or `vllm` in this process, or `server`: vLLM servers.
-        server_url (`list[str]`, *optional*):
+        server_url (`list[str]`, *optional*, defaults to `["http://localhost:8000/v1"]`):
             The servers' addresses.
         engine_kwargs (`dict` or `str`, *optional*):
             vLLM's own arguments, for the engine `vllm`. A string is read as JSON.

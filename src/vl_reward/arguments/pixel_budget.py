@@ -7,8 +7,16 @@ from transformers import AutoConfig
 
 def image_pixels(path: str, revision: str | None, max_pixels: int | None, max_image_tokens: int | None) -> int | None:
     """
-    The pixels of a budget. A visual token is 28 x 28 pixels of Qwen2.5-VL and 32 x 32 of Qwen3-VL: the checkpoint's
-    config says how many, so tokens mean the same in every family.
+    The pixels of a budget.
+
+    Args:
+        path (`str`), revision (`str`, *optional*):
+            The checkpoint. Its config says how many pixels a visual token has: 28 x 28 of Qwen2.5-VL and 32 x 32 of
+            Qwen3-VL.
+        max_pixels (`int`, *optional*):
+            The budget, where `max_image_tokens` is not given.
+        max_image_tokens (`int`, *optional*):
+            The budget in visual tokens, which mean the same in every family.
     """
     if max_image_tokens is None:
         return max_pixels

@@ -38,4 +38,5 @@ def read_scores(path: str) -> dict[str, tuple[float, float]]:
 
 
 def is_number(value: object) -> bool:
+    """Whether a value is a finite number, and no boolean."""
     return type(value) in (int, float) and math.isfinite(value)

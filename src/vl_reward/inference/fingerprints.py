@@ -20,7 +20,10 @@ from ..data.videos.video_source import as_video_list, frames_of, given_fps, show
 
 
 def settings_fingerprint(processor: ProcessorMixin, **settings) -> str:
-    """A hash of a processor's chat template, tokenizer, image and video processing, and of settings."""
+    """
+    A hash of a processor's chat template, tokenizer, image and video processing, of the versions of transformers and of
+    PyAV, which decodes videos, and of `settings`.
+    """
     settings = {
         **settings,
         "template": processor.chat_template,
@@ -49,7 +52,7 @@ def model_fingerprint(model: PreTrainedModel, processor: ProcessorMixin, **setti
 
 
 def gathered(tensor: torch.Tensor):
-    """A context in which a parameter is whole, of which a process holds a part under ZeRO-3."""
+    """A context in which a parameter is whole on each process. Under ZeRO-3 each holds a part."""
     if not is_deepspeed_zero3_enabled():
         return contextlib.nullcontext()
     import deepspeed  # starts compilers and looks for devices: only where it is in use
@@ -59,9 +62,18 @@ def gathered(tensor: torch.Tensor):
 
 def row_key(fingerprint: str, row: dict) -> str:
     """
-    A hash of a model and of a row that it is asked about: the bytes of its `images` and `videos`, and all other columns
-    but its `id`, which is in the message where it cannot be hashed. A row that cannot be used has one, too: where a
-    prompt is no conversation it is taken as it is, and where there is no file, that is what the hash is of.
+    A hash of a row and of what it is asked of: the bytes of its `images` and `videos`, and all other columns but its
+    `id`. A row that cannot be used has one, too: where a prompt is no conversation it is taken as it is, and where
+    there is no file, that is what the hash is of.
+
+    Args:
+        fingerprint (`str`):
+            That of the model, see [`model_fingerprint`].
+        row (`dict`):
+            The row. Its `id` stands in the message where it cannot be hashed.
+
+    Raises:
+        ValueError: If `images` or `videos` are no lists.
     """
     with named_row(f"row {row.get('id', '?')}"):
         texts = {key: value for key, value in row.items() if key not in ("id", "images", "videos", "video")}
@@ -77,6 +89,7 @@ def row_key(fingerprint: str, row: dict) -> str:
 
 
 def image_digest(image) -> bytes:
+    """A hash of an image's file, or of the pixels of a decoded one."""
     key = image_key(image)
     if isinstance(key, int):  # a decoded image
         key = repr((image.mode, image.size)).encode() + image.tobytes()

@@ -24,7 +24,7 @@ MAX_PROBE_PIXELS = 1_500_000
 
 
 def striped_image(width: int, height: int) -> Image.Image:
-    """Colours that differ from place to place, and that PNG packs well."""
+    """An image of this size whose colours differ from place to place, and that PNG packs well."""
     row = bytes(value for x in range(width) for value in (x * 7 % 256, x // 3 % 256, 255 - x % 256))
     rows = (row[3 * (y % 50) :] + row[: 3 * (y % 50)] for y in range(height))
     return Image.frombytes("RGB", (width, height), b"".join(rows))
@@ -59,7 +59,7 @@ class Probes:
 
     @classmethod
     def measured_by(cls, scorer: ResponseScorer, dtype: str) -> "Probes":
-        """The probes of a processor, with a scorer's scores."""
+        """The probes of the processor of `scorer`, with its scores. `dtype` is what it computes in."""
         rows, names = probe_rows(scorer.processor), ["the text probe", "the image probe"]
         # The convolution of the patches would take TF32 on a GPU, which moves a score by more than a server is allowed.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -76,8 +76,10 @@ class Probes:
     @classmethod
     def load(cls, folder: str | Path) -> "Probes":
         """
+        Read the probes of an export.
+
         Raises:
-            FileNotFoundError: If the folder is no export.
+            FileNotFoundError: If `folder` is none.
         """
         path = Path(folder) / FILE
         if not path.is_file():
@@ -89,13 +91,21 @@ class Probes:
         return cls(**json.loads(path.read_text()))
 
     def save(self, folder: str | Path) -> None:
-        """Write `probes.json`."""
+        """Write `probes.json` into `folder`."""
         (Path(folder) / FILE).write_text(json.dumps(asdict(self), indent=2))
 
     def check_source(self, source: "Probes", folder: str | Path) -> None:
         """
+        Compare the scores of an export with those of what was exported, to 1e-5.
+
+        Args:
+            source ([`Probes`]):
+                Those of the source.
+            folder (`str` or `Path`):
+                The export, for the message.
+
         Raises:
-            ValueError: If an export does not score as its source.
+            ValueError: If they differ.
         """
         scores = [[probe["score"] for probe in one.probes] for one in (source, self)]
         if not all(math.isclose(*pair, rel_tol=1e-5, abs_tol=1e-5) for pair in zip(*scores, strict=True)):

@@ -83,7 +83,7 @@ class ResumableStore:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, number: int) -> Path:
-        """The file of a shard."""
+        """The file of the shard `number`."""
         return self.paths[number]
 
     def _name(self, number: int) -> str:

@@ -70,7 +70,7 @@ class ServerClient:
 
     def post(self, name: str, path: str, body: dict) -> dict:
         """
-        Ask, and wait for the answer.
+        Ask, and wait for the answer, which is JSON.
 
         Args:
             name (`str`):
@@ -118,6 +118,8 @@ class ServerClient:
 
 def with_path(url: str) -> str:
     """
+    A URL with the path `/v1`, where it has none.
+
     Raises:
         ValueError: For a URL that does not say `http` or `https`.
     """
@@ -148,7 +150,10 @@ def served(client: openai.OpenAI) -> dict[str, int]:
 
 
 def results(futures: list[Future], description: str = "") -> list:
-    """The results of all, in their order. The first failure ends the wait: what has not begun is not begun any more."""
+    """
+    The results of `futures`, in their order. The first failure ends the wait: what has not begun is not begun any more.
+    With a `description`, a progress bar is shown of 100 or more.
+    """
     with tqdm(total=len(futures), desc=description, disable=len(futures) < 100 or not description) as bar:
         for future in futures:
             future.add_done_callback(lambda _: bar.update())

@@ -153,7 +153,15 @@ class VLLMSampler:
 
 
 def as_request(text: str, images: list, videos: list[Video]) -> dict:
-    """A prompt as vLLM takes it."""
+    """
+    A prompt as vLLM's offline engine takes it.
+
+    Args:
+        text (`str`):
+            The rendered prompt.
+        images (`list`), videos (`list[Video]`):
+            What it shows, decoded.
+    """
     shown = {"image": images} if images else {}
     if not videos:
         return {"prompt": text, **({"multi_modal_data": shown} if shown else {})}
@@ -170,6 +178,14 @@ def as_request(text: str, images: list, videos: list[Video]) -> dict:
 
 def check_engine_kwargs(given: dict, known: set[str], taken: set[str]) -> None:
     """
+    Check the arguments for vLLM's engine.
+
+    Args:
+        given (`dict`):
+            What the user gives.
+        known (`set[str]`), taken (`set[str]`):
+            The names that the engine has, and those that the sampler gives itself.
+
     Raises:
         ValueError: For an argument that vLLM's engine does not have, or that the sampler gives it.
     """

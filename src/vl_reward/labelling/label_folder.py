@@ -32,7 +32,10 @@ class LabelFolder:
         self.check()
 
     def check(self) -> None:
-        """Raise if a result would replace what is not from a labelling."""
+        """
+        Raises:
+            ValueError: If a result would replace what is not from a labelling, or was changed since.
+        """
         written = self._written()
         present = signatures(self.path)
         others = sorted(name for name, signature in present.items() if signature not in written.get(name, []))
@@ -48,7 +51,7 @@ class LabelFolder:
         self.partial.mkdir(parents=True)
 
     def finish(self) -> None:
-        """Put what is in `partial` in place of the former results."""
+        """Put what is in `partial` in place of the former results, after [`check`]. Raises what it does."""
         self.check()
         new, former = signatures(self.partial), self._written()
         names = former.keys() | new.keys()
@@ -75,7 +78,7 @@ class LabelFolder:
 
 
 def signatures(folder: Path) -> dict[str, str]:
-    """The size and a hash of the first MiB of each result's files."""
+    """The size and a hash of the first MiB of each result's files in `folder`, by their names."""
     found = {}
     for result in RESULTS:
         path = folder / result

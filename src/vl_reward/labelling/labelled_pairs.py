@@ -18,7 +18,7 @@ EXAMPLES = 5  # of responses that cannot be read
 
 
 def as_line(rule: str, chosen: Candidate, rejected: Candidate) -> str:
-    """A pair in TRL's preference format, as a line of JSON."""
+    """The pair of `chosen` and `rejected` that `rule` made, in TRL's preference format, as a line of JSON."""
     sides = {"chosen": chosen, "rejected": rejected}
     row = {side: [{"role": "assistant", "content": candidate.text}] for side, candidate in sides.items()}
     row |= {f"score_{side}": candidate.score for side, candidate in sides.items()}
@@ -53,6 +53,14 @@ class LabelledPairs:
     def add(self, prompt: int, id: str, candidates: list[Candidate], made: dict[str, Pairs]) -> None:
         """
         Add what each rule of `pair_rules` made of a prompt's candidates, and count what was not paired.
+
+        Args:
+            prompt (`int`), id (`str`):
+                The prompt's place among all, and its id.
+            candidates (`list[Candidate]`):
+                Its responses.
+            made (`dict[str, Pairs]`):
+                By the name of each rule, its pairs and what it left out, by reason.
 
         Raises:
             ValueError: With the row's id, for a score that is not finite.

@@ -64,6 +64,22 @@ def best_vs_worst(candidates: list[Candidate], max_pairs: int, min_score_margin:
     """
     The best response against each of the `max_pairs` worst ones that score at least `min_score_margin` less. Skywork
     R1V2 compared margins of 7, 10 and 15 on the scale of Skywork-VL-Reward.
+
+    All rules have these arguments.
+
+    Args:
+        candidates (`list[Candidate]`):
+            The responses to one prompt.
+        max_pairs (`int`):
+            The most pairs of a prompt.
+        min_score_margin (`float`):
+            The least difference of a pair's scores, for the rules that compare scores.
+        seed (`str`):
+            Decides which pairs are drawn, for the rules that draw.
+
+    Returns:
+        `tuple[list[tuple[Candidate, Candidate]], Counter]`: pairs of a chosen and a rejected response, and how many
+        others were not made, by reason.
     """
     ranked = usable(candidates)
     if len(ranked) < 2:
@@ -131,7 +147,7 @@ def unreadable(ranked: list[Candidate]) -> Counter:
 
 
 def draw(pairs: list[tuple[Candidate, Candidate]], max_pairs: int, seed: str) -> Pairs:
-    """At most `max_pairs` of `pairs`."""
+    """At most `max_pairs` of `pairs`, drawn by `seed`, and how many are left out."""
     drawn = random.Random(seed).sample(pairs, min(max_pairs, len(pairs)))
     return drawn, Counter({"more than max_pairs": len(pairs) - len(drawn)})
 
@@ -147,6 +163,16 @@ RULES = {
 
 def check_settings(rules: list[str], max_pairs: int, min_score_margin: float, max_fraction: float) -> None:
     """
+    Check the settings of a labelling.
+
+    Args:
+        rules (`list[str]`):
+            Names in `RULES`.
+        max_pairs (`int`), min_score_margin (`float`):
+            As the rules take them.
+        max_fraction (`float`):
+            The largest share of pairs whose chosen response is the shorter one.
+
     Raises:
         ValueError: If `rules` is no list of some of `RULES`, or one of the limits is none.
     """

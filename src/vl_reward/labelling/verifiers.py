@@ -193,7 +193,15 @@ def check_answers(verify: Callable, rows: Iterable[dict], needed: bool = False) 
 
 
 def read_responses(verify: Callable, rows: Iterable[dict]) -> dict[str, list]:
-    """The answer and the verdict of each of `responses`, per row. Without an `answer`, the verdicts are `None`."""
+    """
+    The answer and the verdict of each response.
+
+    Args:
+        verify (`Callable`):
+            One of `VERIFIERS`.
+        rows (`Iterable[dict]`):
+            Rows with `responses`, and `answer` where they have one. Without it, the verdicts are `None`.
+    """
     rows = list(rows)
     return {
         "answers": [[final_answer(text) for text in row["responses"]] for row in rows],

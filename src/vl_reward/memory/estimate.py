@@ -79,6 +79,7 @@ class MemoryEstimate:
 
     @property
     def has_reference(self) -> bool:
+        """Whether a reference model is held beside the policy."""
         args, is_adapted = self.training_args, self.model_args.use_peft
         if isinstance(args, GRPOConfig):
             return args.beta > 0 and not is_adapted
@@ -91,6 +92,7 @@ class MemoryEstimate:
 
     @functools.cached_property
     def peak(self) -> float:
+        """Bytes when most is there, with the gradient checkpointing that is set."""
         return self.column(bool(self.training_args.gradient_checkpointing))["peak"]
 
     def column(self, checkpointing: bool) -> dict[str, float]:
@@ -134,6 +136,7 @@ class MemoryEstimate:
         return (unpacked + gathered.get(self.sharding.kind, 0)) * self.element
 
     def reward_weights(self) -> float:
+        """Bytes of the weights of `reward_model`, in the dtype that the recipe loads it in."""
         config = AutoConfig.from_pretrained(self.reward_model)
         dtype = torch.bfloat16 if self.training_args.bf16 else torch.float32
         weights = UnloadedModel(AutoModelForSequenceClassification, config, dtype).weights
@@ -165,6 +168,7 @@ class MemoryEstimate:
         return "\n".join([*lines, *(f"- {sentence}" for sentence in self.assumptions())])
 
     def assumptions(self) -> list[str]:
+        """What the numbers hold for, a sentence each."""
         args, batch = self.training_args, self.batch
         limit = "`max_completion_length`" if isinstance(args, GRPOConfig) else "what `max_length` leaves"
         is_limited = args.max_completion_length if isinstance(args, GRPOConfig) else args.max_length

@@ -50,15 +50,23 @@ class HeldMemory:
 
     @property
     def states_kept(self) -> float:
+        """The part of the optimizer's states that a GPU keeps."""
         return 0.0 if self.sharding.offload_optimizer else self.sharding.optimizer
 
     def size(self, weight: Weight, is_trained: bool) -> float:
-        """DeepSpeed keeps weights in bfloat16. FSDP2 keeps trained ones in float32, and computes in bfloat16."""
+        """
+        Bytes of a weight in a model that is trained (`is_trained`) or not. DeepSpeed keeps weights in bfloat16. FSDP2
+        keeps trained ones in float32, and computes in bfloat16.
+        """
         if weight.is_quantized or self.sharding.kind == "whole" or not self.training_args.bf16:
             return weight.numel * weight.size
         return weight.numel * (2 if self.sharding.is_deepspeed else 4 if is_trained else weight.size)
 
     def optimizer_states(self) -> float:
+        """
+        Bytes of the moments of all processes: two of 8 bits, none for SGD and Adafactor, and else two in the dtype of
+        the weights, which is float32 where they are sharded.
+        """
         optimizer = str(self.training_args.optim).lower()
         if "8bit" in optimizer:
             return 2.0 * self.trained

@@ -47,6 +47,7 @@ class LiveTensors(TorchDispatchMode):
         return outputs
 
     def count(self, storage: torch.UntypedStorage) -> None:
+        """Count the bytes of a tensor's storage until it is freed. A model's weights are not counted."""
         key = storage._cdata
         if key in self.sizes or key in self.known:
             return
@@ -56,9 +57,11 @@ class LiveTensors(TorchDispatchMode):
         weakref.finalize(storage, self.forget, key)
 
     def forget(self, key: int) -> None:
+        """Take away what [`count`] added for a storage that is freed."""
         self.other -= self.sizes.pop(key, 0)  # a gradient stays where it was counted
 
     def count_as_gradient(self, parameter: nn.Parameter) -> None:
+        """Count the gradient of a parameter apart, from when it is there."""
         size = self.sizes.pop(parameter.grad.untyped_storage()._cdata)
         self.gradients += size
         self.other -= size

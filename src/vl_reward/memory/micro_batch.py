@@ -62,10 +62,12 @@ class MicroBatch:
 
     @property
     def rows(self) -> int:
+        """How many conversations there are."""
         return self.prompts * self.responses
 
     @property
     def row_length(self) -> int:
+        """Tokens of a conversation."""
         return self.image_tokens + self.text_tokens + self.response_tokens
 
     @property
@@ -74,6 +76,7 @@ class MicroBatch:
         return self.prompts if self.is_shared else self.rows
 
     def packed_rows(self) -> PackedRows:
+        """The rows as [`share_prefixes`] packs them."""
         prompt, response = self.image_tokens + self.text_tokens, self.response_tokens
         prompts = torch.arange(self.prompts * prompt).view(self.prompts, prompt).repeat(self.responses, 1)
         responses = prompts.max() + 1 + torch.arange(self.rows * response).view(self.rows, response)

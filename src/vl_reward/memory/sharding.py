@@ -63,6 +63,7 @@ class Sharding:
 
     @property
     def is_deepspeed(self) -> bool:
+        """Whether DeepSpeed divides the model."""
         return self.kind.startswith("zero")
 
     @property

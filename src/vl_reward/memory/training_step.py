@@ -25,6 +25,7 @@ class Chunks(list):
         return self
 
     def tolist(self):
+        """Itself as a list of lengths."""
         return list(self)
 
 
@@ -33,6 +34,7 @@ class TiledLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden_states, weight):
+        """Log-probabilities of shape `(n_tokens,)`, and what is allocated on the way."""
         ctx.dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
         ctx.save_for_backward(hidden_states, weight)
         hidden_states.new_empty(min(len(hidden_states), TOKEN_CHUNK_SIZE), TRITON_COLUMNS, dtype=ctx.dtype)
@@ -95,6 +97,17 @@ class TrainingStep:
         return live
 
     def forward(self, live: LiveTensors, rows: PackedRows | None, checkpointing: bool) -> torch.Tensor:
+        """
+        The loss of a pass.
+
+        Args:
+            live ([`LiveTensors`]):
+                Counts what is alive.
+            rows ([`PackedRows`], *optional*):
+                The packed rows, where prefixes are shared.
+            checkpointing (`bool`):
+                Whether the layers are computed again in the backward pass.
+        """
         batch, text = self.batch, self.model.backbone.language_model
         images, inner = self.images(checkpointing)
         self.after_images = live.other
@@ -151,6 +164,7 @@ class TrainingStep:
         return visual.merger(hidden_states), layers
 
     def head(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """A sum over scores, or over the responses' log-probabilities, of the decoder's `hidden_states`."""
         whole, batch = self.model.whole, self.batch
         if "lm_head" not in dict(whole.named_children()):
             return whole.score(hidden_states[:, -1]).sum()
@@ -162,6 +176,7 @@ class TrainingStep:
 
     @property
     def is_adapted(self) -> bool:
+        """Whether an adapter is trained."""
         return self.model.model is not self.model.whole
 
 

@@ -127,10 +127,12 @@ class UnloadedModel:
 
     @property
     def whole(self) -> nn.Module:
+        """The model without PEFT around it."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     @property
     def backbone(self) -> nn.Module:
+        """The vision tower and the decoder, without the head."""
         return self.whole.model
 
     @property

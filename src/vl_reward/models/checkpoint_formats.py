@@ -12,9 +12,15 @@ def load_value_head(path: str, revision: str = "main") -> tuple[torch.Tensor, fl
     """
     Read `value_head.safetensors`, as LLaMA-Factory writes it beside a checkpoint trained with `stage: rm`.
 
+    Args:
+        path (`str`):
+            The checkpoint's folder, or its name on the hub.
+        revision (`str`, *optional*, defaults to `"main"`):
+            Of the checkpoint on the hub.
+
     Returns:
-        `(weight of shape (1, hidden_size), bias)`, or `None` if there is no such file. The bias adds the same to every
-        score.
+        `tuple[torch.Tensor, float]`: the weight of shape `(1, hidden_size)`, and the bias, which adds the same to every
+        score; or `None` if there is no such file.
 
     Raises:
         ValueError: If the file holds other tensors than a head's, or a head that was never trained.

@@ -20,7 +20,17 @@ scores = scorer(prompts=["What is the sum?"], completions=["9"], images=[[image]
 
 
 def serve_command(folder: str, dtype: str, max_position_embeddings: int) -> str:
-    """The command that serves a folder in the layout `vllm`. `float16` would overflow, and `auto` may choose it."""
+    """
+    The command that serves a folder in the layout `vllm`.
+
+    Args:
+        folder (`str`):
+            The folder.
+        dtype (`str`):
+            What to compute in. `float16` would overflow, and `auto` may choose it.
+        max_position_embeddings (`int`):
+            Of the decoder, which limits the length.
+    """
     limit = min(MAX_MODEL_LEN, max_position_embeddings)
     images = """--limit-mm-per-prompt '{"image": 8}'"""
     return f"vllm serve {folder} --runner pooling --dtype {dtype} --max-model-len {limit} {images}"

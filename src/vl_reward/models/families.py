@@ -13,7 +13,11 @@ BACKBONES = tuple(family.backbone_class for family in FAMILIES)
 
 def family_of(config: PreTrainedConfig) -> type[VisionRewardModel]:
     """
-    The reward model of a checkpoint's family, whose class attributes say what is the family's own.
+    The class of the reward models of a family, whose attributes say what is the family's own.
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`]):
+            That of a policy or a reward model.
 
     Raises:
         ValueError: If no family has this config.

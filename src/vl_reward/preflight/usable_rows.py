@@ -33,6 +33,9 @@ def verdicts_on(rows: Dataset | Sequence[dict], check: PromptCheck, folder: str 
             Of the run.
         workers (`multiprocessing.Pool`, *optional*):
             They do this process's share.
+
+    Returns:
+        `list[dict]`: what [`PromptCheck`] gives for each row.
     """
     if isinstance(rows, Dataset):
         rows = rows.select_columns([name for name in check.columns if name in rows.column_names])
@@ -46,7 +49,19 @@ def verdicts_on(rows: Dataset | Sequence[dict], check: PromptCheck, folder: str 
 
 
 def write_videos(folder: str | Path, rows: Dataset | Sequence[dict], verdicts: list[dict], split: str = "") -> None:
-    """Write what was sampled of each row's videos to `videos.jsonl`, where there are any."""
+    """
+    Write what was sampled of each row's videos, where there are any.
+
+    Args:
+        folder (`str` or `Path`):
+            Where to write `videos.jsonl`.
+        rows (`Dataset` or `Sequence[dict]`):
+            Rows with `id`.
+        verdicts (`list[dict]`):
+            What [`PromptCheck`] gives for each.
+        split (`str`, *optional*, defaults to `""`):
+            Makes the file `videos_<split>.jsonl`.
+    """
     shown = [i for i, verdict in enumerate(verdicts) if verdict["videos"]]
     if shown and PartialState().is_main_process:
         lines = [{"id": rows[i]["id"], "videos": verdicts[i]["videos"]} for i in shown]
@@ -54,7 +69,7 @@ def write_videos(folder: str | Path, rows: Dataset | Sequence[dict], verdicts: l
 
 
 def write_refused(folder: str | Path, refused: list[dict]) -> None:
-    """Write `refused.jsonl`, whole or not at all, and wait until it is there: whoever raises now is the run's end."""
+    """Write `refused` to `refused.jsonl`, and wait until it is there: a process that raises now ends the run."""
     state = PartialState()
     if state.is_main_process:
         write_lines(Path(folder) / "refused.jsonl", refused)
@@ -62,6 +77,7 @@ def write_refused(folder: str | Path, refused: list[dict]) -> None:
 
 
 def write_lines(path: Path, rows: list[dict]) -> None:
+    """Write rows as JSON lines. The file appears whole or not at all."""
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     os.replace(partial, path)

@@ -14,6 +14,7 @@ from .page import write_report
 
 
 def main():
+    """Write the page that the command line asks for."""
     parser = argparse.ArgumentParser(
         prog="python -m vl_reward.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -35,6 +35,7 @@ def svg(figure: Figure) -> Markup:
 
 
 def axes(x: str, y: str):
+    """A figure, and its axes with these labels."""
     figure = Figure(figsize=SIZE, layout="constrained")
     ax = figure.subplots()
     ax.set_xlabel(x)
@@ -44,7 +45,17 @@ def axes(x: str, y: str):
 
 @matplotlib.rc_context(STYLE)
 def curve(lines: dict[str, tuple[list, list]], x: str, y: str, marker: str = "") -> Markup:
-    """One line per name."""
+    """
+    A plot of lines.
+
+    Args:
+        lines (`dict[str, tuple[list, list]]`):
+            Places along both axes, by the name of the line.
+        x (`str`), y (`str`):
+            The labels of the axes.
+        marker (`str`, *optional*, defaults to `""`):
+            Matplotlib's name for what stands at each point.
+    """
     figure, ax = axes(x, y)
     for name, (xs, ys) in lines.items():
         alone = "o" if len(xs) == 1 else ""  # a point has no line
@@ -56,7 +67,7 @@ def curve(lines: dict[str, tuple[list, list]], x: str, y: str, marker: str = "")
 
 @matplotlib.rc_context(STYLE)
 def bars(names: list[str], values: list[float], x: str) -> Markup:
-    """Horizontal bars, the first on top."""
+    """Horizontal bars of `values` with their `names`, the first on top. `x` is the label of the axis."""
     figure, ax = axes(x, "")
     ax.bar_label(ax.barh(names, values, color="#3b82c4"), padding=2, fmt="%g")
     ax.invert_yaxis()

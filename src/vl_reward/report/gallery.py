@@ -64,7 +64,7 @@ def undecoded(dataset: Dataset) -> Dataset:
 
 
 def most_telling(rows: list[dict], limit: int) -> list[dict]:
-    """All errors, the most confident first, then others at even distances, up to the limit."""
+    """Of `rows` all errors, the most confident first, then others at even distances, `limit` in all."""
     errors = sorted((row for row in rows if row["correct"] is False), key=lambda row: -abs(row["margin"]))[:limit]
     others, room = [row for row in rows if row["correct"] is not False], limit - len(errors)
     step = max(1, -(-len(others) // max(1, room)))
@@ -142,4 +142,5 @@ def gallery_rows(run: RunFiles, limit: int, thumbnails: Thumbnails) -> tuple[lis
 
 
 def all_visible(row: dict) -> dict:
+    """A row whose texts hide nothing, see [`visible`]."""
     return {key: visible(value) if isinstance(value, str) else value for key, value in row.items()}

@@ -58,6 +58,12 @@ class Thing:
 
 def pipeline(run: RunFiles) -> dict:
     """
+    The steps of a run, and what they read of each other.
+
+    Args:
+        run ([`RunFiles`]):
+            The run.
+
     Returns:
         `dict`: `steps`, one box each, with the `numbers` of their rows, and `lanes`, the lines between them.
     """

@@ -40,13 +40,14 @@ class RunFiles:
             return [json.loads(line) for line in file if line.strip()]
 
     def dataset(self, name: str, split: str | None = None) -> Dataset | None:
-        """A dataset, or one split of it."""
+        """The dataset in the folder `name`, or one split of it, and `None` where it is missing."""
         if not self.is_there(name):
             return None
         dataset = load_from_disk(str(self.folder / name))
         return dataset[split] if isinstance(dataset, DatasetDict) else dataset
 
     def is_there(self, name: str) -> bool:
+        """Whether a file or folder of the run exists. One that does not is noted as missing."""
         if not (self.folder / name).exists():
             self.missing.add(name)
         return name not in self.missing

@@ -64,6 +64,7 @@ def training(run: RunFiles) -> dict:
 
 
 def reward(run: RunFiles) -> dict:
+    """What the reward model was measured by: accuracies, calibration, and reward against length."""
     run.is_there("evaluate_reward/results.json")
     names = sorted(path.parent.name for path in run.folder.glob("evaluate_reward*/results.json"))  # and benchmarks
     results = {name: run.json(f"{name}/results.json") for name in names}
@@ -79,6 +80,7 @@ def reward(run: RunFiles) -> dict:
 
 
 def policy(run: RunFiles) -> dict:
+    """What the policy was measured by, before MPO and after it, and best of n."""
     results = {step: run.json(f"{step}/results.json") for step in ("evaluate_policy", "evaluate_mpo")}
     points = best_of_n(run.lines("evaluate_policy/responses.jsonl"))
     lines = {

@@ -11,6 +11,7 @@ def visible(text: str) -> str:
 
 
 def shown(character: str) -> str:
+    """A character, or its number where it would not be seen: `⟨U+202E⟩`. Line breaks and tabs stay."""
     hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
     return f"\u27e8U+{ord(character):04X}\u27e9" if hidden and character not in "\n\t" else character
 

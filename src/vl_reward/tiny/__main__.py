@@ -32,6 +32,7 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints"
 
 
 def main():
+    """Write the models and data sets of the embedded world."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny"), help="All is written here.")
     parser.add_argument("--seed", type=int, default=0, help="It decides which questions are composed, not the split.")

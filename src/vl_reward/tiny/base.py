@@ -48,6 +48,7 @@ def conversations():
 
 
 def train(training_dir: Path, max_steps: int, family: str):
+    """Train a policy of `family` from scratch on composed questions. Checkpoints go to `training_dir`."""
     processor = build_processor(family)
     model = AutoModelForImageTextToText.from_config(build_config(processor.tokenizer, family))
     print(f"{model.num_parameters():,} parameters")
@@ -97,6 +98,7 @@ def export(checkpoint: Path, path: Path) -> None:
 
 
 def main():
+    """Train the kept models anew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--output_dir", type=Path, default=Path("outputs/tiny_base"), help="Both models are written here."

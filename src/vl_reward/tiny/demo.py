@@ -112,6 +112,7 @@ def collect(out: Path, seconds: dict[str, float]) -> dict:
 
 
 def main():
+    """Run the steps of the demo, and write its results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, help="All steps write here; by default outputs/tiny.")
     parser.add_argument("--seed", type=int, default=0, help="It seeds questions, sampling and training.")

@@ -56,6 +56,7 @@ FEATURES = {
 
 
 def as_bytes(image: PILImage.Image, format: str = "PNG", **options) -> bytes:
+    """An image as a file's bytes. `options` are those of PIL for the format."""
     image.save(buffer := io.BytesIO(), format, **options)
     return buffer.getvalue()
 
@@ -82,6 +83,7 @@ def llava_critic_row(i: int, pair: dict) -> dict:
 
 
 def rlaif_v_row(i: int, pair: dict) -> dict:
+    """A pair as a row of RLAIF-V."""
     question, chosen, rejected = texts_of(pair)
     row = {"ds_name": "digits", "question": question, "chosen": chosen, "rejected": rejected, "idx": str(i)}
     row |= {"origin_dataset": "digits", "origin_split": '{"model": "tiny", "type": "question"}'}
@@ -89,6 +91,7 @@ def rlaif_v_row(i: int, pair: dict) -> dict:
 
 
 def trl_row(i: int, pair: dict) -> dict:
+    """A pair in TRL's vision-preference format, with parts that hold keys of other parts as null."""
     question, chosen, rejected = texts_of(pair)
     user = [{"type": "image", "text": None}] * len(pair["images"]) + [{"type": "text", "text": question}]
     answers = {
@@ -99,6 +102,7 @@ def trl_row(i: int, pair: dict) -> dict:
 
 
 def skywork_row(i: int, pair: dict) -> dict:
+    """A pair as a row of Skywork-Reward-Preference, which is text. Every second one has two turns ahead."""
     question, chosen, rejected = texts_of(pair)
     turns = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello! What is it?"}] * (i % 2)
     turns += [{"role": "user", "content": question}]
@@ -207,6 +211,7 @@ def build_public_sets(folder: Path, seed: int = 0, n: int = 40):
 
 
 def main():
+    """Write the sets that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--output_dir", type=Path, default=Path("outputs/tiny/public_sets"), help="The sets are written here."

@@ -23,7 +23,10 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate")
 
 
 def settings_of(trainer: Trainer) -> dict:
-    """What a resumed run must have in common with the one that was stopped, for its data to go on where they were."""
+    """
+    What a resumed run must have in common with the run of `trainer`, for its data to go on where they were: processes,
+    batches, seed, rows, and the limits of their videos.
+    """
     args, dataset = trainer.args, trainer.train_dataset
     columns = dataset.column_names or []
     ids = "\0".join(map(str, dataset["id"])) if "id" in columns else ""
@@ -40,7 +43,10 @@ def settings_of(trainer: Trainer) -> dict:
 
 
 def mark_complete(folder: Path, settings: dict) -> None:
-    """Write the marker of a checkpoint, once all of its files are there: their names and sizes."""
+    """
+    Write the marker of a checkpoint, once all files of `folder` are there: their names and sizes, what
+    [`settings_of`] gives as `settings`, and the versions of packages.
+    """
     files = [path for path in folder.rglob("*") if path.is_file() and path != folder / MARKER]
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
@@ -63,7 +69,10 @@ def what_is_wrong(folder: Path) -> str | None:
 
 
 def newest_complete(output_dir: str, move_aside: bool) -> str | None:
-    """The newest whole checkpoint. With `move_aside`, newer ones become `broken-1-checkpoint-...`."""
+    """
+    The newest whole checkpoint in `output_dir`, or `None`. With `move_aside`, newer ones become
+    `broken-1-checkpoint-...`.
+    """
     for path in reversed(sort_checkpoints(output_dir) if Path(output_dir).is_dir() else []):
         reason = what_is_wrong(Path(path))
         if reason is None:
@@ -77,6 +86,14 @@ def newest_complete(output_dir: str, move_aside: bool) -> str | None:
 
 def check_resumable(checkpoint: str, settings: dict) -> None:
     """
+    Check that a run can go on from a checkpoint, and warn where it was written with other versions of packages.
+
+    Args:
+        checkpoint (`str`):
+            Its folder.
+        settings (`dict`):
+            What [`settings_of`] gives for this run.
+
     Raises:
         ValueError: If the checkpoint is not whole, or of a run with other data, batches or processes.
     """

@@ -51,6 +51,10 @@ class GreedyAccuracy:
 
     def __call__(self, policy: PreTrainedModel) -> dict[str, float]:
         """
+        Args:
+            policy ([`~transformers.PreTrainedModel`]):
+                The policy, whole on each process.
+
         Returns:
             `dict[str, float]`: `greedy_accuracy`, and `response_characters`, their mean number, over the prompts of all
             processes.

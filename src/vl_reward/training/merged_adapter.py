@@ -78,6 +78,14 @@ def tensors_of(file: Path):
 
 def check_equal(written: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], folder: Path) -> None:
     """
+    Check what was written into `folder`.
+
+    Args:
+        written (`dict[str, torch.Tensor]`), expected (`dict[str, torch.Tensor]`):
+            Tensors by name: those on disk, and those that should be there.
+        folder (`Path`):
+            For the message.
+
     Raises:
         ValueError: If the tensors on disk are not those expected.
     """

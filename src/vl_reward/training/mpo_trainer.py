@@ -31,9 +31,21 @@ def without_ids(batch: dict) -> dict:
 
 def check_settings(args: DPOConfig, ref_model, with_adapter: bool, columns: list[str]):
     """
+    Check what [`MPOTrainer`] is given.
+
+    Args:
+        args ([`~trl.DPOConfig`]):
+            The trainer's.
+        ref_model ([`~transformers.PreTrainedModel`], *optional*):
+            The reference.
+        with_adapter (`bool`):
+            Whether the policy is trained with PEFT: its base is the reference then.
+        columns (`list[str]`):
+            Of the train dataset.
+
     Raises:
         ValueError: If the reference would be another model than the policy at its start, a column of the train dataset
-            is missing or in the way, or the losses have no weights.
+            is missing or in the way, the losses have no weights, or there is no reference to be let go.
     """
     if ref_model is None and not with_adapter:
         raise ValueError(
@@ -93,6 +105,11 @@ class MPOTrainer(TrainerGuards, DPOTrainer):
             Without it δ is 0, as in TRL, to see what it is good for.
         **kwargs:
             Passed on to [`~trl.DPOTrainer`].
+
+    Raises:
+        ValueError: What [`check_settings`] refuses; and before the first step, if policy and reference differ.
+        FloatingPointError: If a log-probability or the loss is not a finite number, with the pair's name, or if the
+            reward shift leaves its limits.
     """
 
     def __init__(

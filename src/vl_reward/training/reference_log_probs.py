@@ -49,6 +49,9 @@ class ReferenceLogProbs:
                 `(batch_size,)`.
             batch_size (`int`):
                 Pairs at a time, per process.
+
+        Returns:
+            `Dataset`: the same rows with the two columns.
         """
         names = ("id", "prompt", "chosen", "rejected", "images", "videos", "video")
         pairs = dataset.select_columns([name for name in names if name in dataset.column_names])

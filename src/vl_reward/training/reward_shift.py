@@ -21,6 +21,7 @@ class RewardShift(TrainerCallback):
 
     @property
     def value(self) -> float:
+        """δ, 0 before the first step."""
         return self.total / self.count if self.count else 0.0
 
     def note(self, rewards: dict[str, float]):

@@ -15,6 +15,7 @@ ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assi
 
 
 def answer_of(turn: str | dict) -> str:
+    """An answer's text, in either of the two forms."""
     return turn["value"] if isinstance(turn, dict) else turn
 
 

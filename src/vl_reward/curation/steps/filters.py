@@ -43,6 +43,9 @@ def outside_limits(
             Characters of both responses.
         max_tokens (`int`, *optional*), max_characters (`int`, *optional*):
             The limits.
+
+    Returns:
+        `dict[int, str]`: the reason for each pair to drop.
     """
     reasons = {}
     for i, (tokens, characters) in enumerate(zip(n_tokens, n_characters, strict=True)):
@@ -67,6 +70,9 @@ def low_confidence(
             Least score of the chosen response.
         min_score_margin (`float`, *optional*):
             Least score of the chosen response above the rejected one.
+
+    Returns:
+        `dict[int, str]`: the reason for each pair to drop.
     """
     reasons = {}
     for i, (chosen, rejected) in enumerate(scores):

@@ -87,6 +87,9 @@ def split_and_order(ids: list[str], groups: list[int], test_fraction: float, see
             Fraction of the groups to hold out.
         seed (`int`):
             Which ones, and the order.
+
+    Returns:
+        `tuple[list[int], list[int]]`: the numbers of the training pairs and of the held-out ones.
     """
     name: dict[int, str] = {}
     for id, group in zip(ids, groups, strict=True):
