@@ -51,7 +51,18 @@ def load(source: str = HUB_ID) -> list[dict]:
 
 
 def prompt_units(rows: list[dict], credits: np.ndarray) -> np.ndarray:
-    """Per prompt id: right pairs, pairs, whether all are right, and 1; shape `(n_ids, 4)`."""
+    """
+    What each prompt adds to accuracy and ACC+.
+
+    Args:
+        rows (`list[dict]`):
+            Rows with the `id` of their prompt.
+        credits (`np.ndarray` of shape `(len(rows),)`):
+            1 for each pair that is right.
+
+    Returns:
+        `np.ndarray` of shape `(n_ids, 4)`: right pairs, pairs, whether all are right, and 1.
+    """
     groups = group_rows([row["id"] for row in rows]).values()
     return np.array([[credits[i].sum(), len(i), float(credits[i].all()), 1.0] for i in groups])
 

@@ -72,7 +72,18 @@ def load(source: str = HUB_ID) -> list[dict]:
 
 
 def section_accuracy(section: str, sums: dict[str, np.ndarray]) -> np.ndarray:
-    """A section's accuracy from its subsets', each with its official weight, over the subsets that occur."""
+    """
+    A section's accuracy from its subsets', each with its official weight, over the subsets that occur.
+
+    Args:
+        section (`str`):
+            Its name in `SECTIONS`.
+        sums (`dict[str, np.ndarray]`):
+            By subset, what was earned and out of how much, of shape `(..., 2)`.
+
+    Returns:
+        `np.ndarray` of shape `(...)`.
+    """
     weights = {subset: weight for subset, weight in SECTIONS[section].items() if subset in sums}
     return sum(weight * ratio(sums[subset]) for subset, weight in weights.items()) / sum(weights.values())
 
@@ -85,6 +96,10 @@ def summarize(rows: list[dict], scores: list[list[float]], tie: float = 0.0) -> 
     `overall` then (`None`). Both are named in `missing_subsets`. The prior sets are not part of it.
 
     Args:
+        rows (`list[dict]`):
+            What [`load`] gives.
+        scores (`list[list[float]]`):
+            Two scores per row, chosen before rejected.
         tie (`float`, *optional*, defaults to `0.0`):
             What a tie earns. The official script gives a generative judge without a verdict 0.5.
     """

@@ -70,6 +70,12 @@ def ties_units(rows: list[dict], scores: list[list[float]]) -> np.ndarray:
     accuracy on its row with several right answers and whether it has one; the same for its row with a single right
     answer; and, where it has both, whether the gap to the wrong answers is wider than the spread of the right ones,
     whether the narrower of both rows' gaps is, the margin by which it is, and 1.
+
+    Args:
+        rows (`list[dict]`):
+            Rows of Ties, whose `id` is `tied:` or `ref:` and the prompt's number, with `num_correct`.
+        scores (`list[list[float]]`):
+            One score per response, the right ones first.
     """
     accurate, spread, gap = {}, {}, {}
     for row, values in zip(rows, scores, strict=True):

@@ -18,8 +18,21 @@ def convert(
     frames_as_images: bool = True,
 ) -> dict[str, list]:
     """
-    A batch of public rows, whose numbers are in `__index__`, to a batch of pairs and skipped rows. `pairs` is that of
-    the set's format, and `root` the folder of its images.
+    A batch of public rows to a batch of pairs and skipped rows, in [`PAIR_FEATURES`].
+
+    Args:
+        batch (`dict[str, list]`):
+            The rows' columns. Their numbers are in `__index__`. A column `text` alone holds the rows as JSON.
+        pairs (`Callable`):
+            That of the set's format: from a row and `root` to its pairs.
+        source (`str`):
+            What the set is called.
+        root (`str`, *optional*):
+            The folder of its images.
+        allow_urls (`bool`):
+            Whether images that are given as URLs are fetched.
+        frames_as_images (`bool`, *optional*, defaults to `True`):
+            Whether the frames of a video are images of their own. Else the pair is marked as one with a video.
     """
     outcomes = []
     for i, index in enumerate(batch["__index__"]):
@@ -52,7 +65,7 @@ def convert(
 
 
 def storable(outcomes: list[dict]) -> list[dict]:
-    """The outcomes, those that Arrow cannot hold as skipped: a role that is a number, half a character."""
+    """The `outcomes`, with those as skipped that Arrow cannot hold: a role that is a number, half a character."""
     try:
         pa.Table.from_pylist(outcomes, schema=PAIR_FEATURES.arrow_schema)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
@@ -68,6 +81,14 @@ def located(image: dict, root: str | None, allow_urls: bool) -> dict:
     """
     An image with its path made absolute inside the image root, or its URL fetched. What is refused gets the reason in
     place of its path, where the inspection finds it: the row must not be lost without a line in the audit.
+
+    Args:
+        image (`dict`):
+            `{"bytes": ..., "path": ...}`, with a path relative to `root`, a URL or a data URL.
+        root (`str`, *optional*):
+            The folder that images may come from.
+        allow_urls (`bool`):
+            Whether a URL is fetched. Else it is refused.
     """
     if not isinstance(image, dict) or image.get("bytes") is None and not isinstance(image.get("path"), str):
         return {"bytes": None, "path": f"refused: {str(image)[:100]}: it is neither bytes nor a path"}

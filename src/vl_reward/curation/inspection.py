@@ -45,7 +45,19 @@ def content_id(prompt: list[dict], chosen: str, rejected: str, pixel_hashes: lis
 
 
 def inspect_images(images: list[dict], known: dict) -> tuple[list[tuple], str | None, str | None]:
-    """Pixel hash, perceptual hash and thumbnail of each, and why the first bad image cannot be used, with its path."""
+    """
+    Look at the images of a row.
+
+    Args:
+        images (`list[dict]`):
+            What [`located`] gives.
+        known (`dict`):
+            What was found of images that were decoded before. That of these is added.
+
+    Returns:
+        `tuple[list[tuple], str | None, str | None]`: pixel hash, perceptual hash and thumbnail of each; and of the
+        first bad image why it cannot be used, and its path.
+    """
     shown = []
     for image in images:
         path = image["path"] or "bytes"
@@ -68,7 +80,8 @@ def inspect_images(images: list[dict], known: dict) -> tuple[list[tuple], str | 
 
 def count_pair_tokens(processor: ProcessorMixin, row: dict) -> int:
     """
-    Tokens of the longer of the two conversations, as [`encode_conversations`] makes them.
+    Tokens of the longer of the two conversations of `row`, a pair in `PAIR_FEATURES`, as [`encode_conversations`] makes
+    them with `processor`.
 
     Raises:
         ValueError: For text with control tokens, which the collator would refuse, too.
@@ -81,7 +94,7 @@ def count_pair_tokens(processor: ProcessorMixin, row: dict) -> int:
 
 
 def inspect_batch(batch: dict[str, list], processor: ProcessorMixin | None) -> dict[str, list]:
-    """A batch in [`PAIR_FEATURES`] to a batch in [`INSPECTION_FEATURES`]."""
+    """A batch in [`PAIR_FEATURES`] to a batch in [`INSPECTION_FEATURES`]. Without `processor`, no token is counted."""
     rows, known = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)], {}
     inspected = []
     for row in rows:

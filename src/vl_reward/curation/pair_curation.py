@@ -291,7 +291,7 @@ def with_videos(pairs: Dataset) -> Dataset:
 def with_content_fingerprint(dataset: Dataset, ids: list[str]) -> Dataset:
     """
     The dataset without the traces of how it came about, which differ from run to run: `save_to_disk` writes the
-    fingerprint and the download's checksums next to the data.
+    fingerprint and the download's checksums next to the data. The new fingerprint is a hash of the rows' `ids`.
     """
     dataset = dataset.flatten_indices(keep_in_memory=False)
     types = {"images": List(Image()), "prompt": PART_MESSAGES, "chosen": TEXT_MESSAGES, "rejected": TEXT_MESSAGES}

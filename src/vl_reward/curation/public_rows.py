@@ -12,7 +12,18 @@ from ..data.json_rows import encoding_of, read_text
 def read_rows(path: Path, root: str | None, cache: str) -> list[tuple[Dataset, str | None]]:
     """
     The rows of a JSON, JSONL or parquet file, a folder of parquet files, or a dataset saved to disk (`DatasetDict`,
-    too), with the folder of their images: `root`, or that of the file. JSON rows are one string column, `text`.
+    too), with the folder of their images.
+
+    Args:
+        path (`Path`):
+            The file or the folder.
+        root (`str`, *optional*):
+            The folder of the images. By default it is that of the file.
+        cache (`str`):
+            Where `datasets` puts its copy of a file.
+
+    Returns:
+        `list[tuple[Dataset, str]]`: one part. JSON rows are one string column, `text`.
     """
     root = root or str(path.parent if path.is_file() else path)
     if path.suffix in (".json", ".jsonl"):
@@ -25,7 +36,8 @@ def read_rows(path: Path, root: str | None, cache: str) -> list[tuple[Dataset, s
 
 def json_lines(path: Path, cache: str) -> Dataset:
     """
-    JSON lines, or the objects of a JSON list, as one string each: Arrow could not hold a key whose type varies.
+    JSON lines, or the objects of a JSON list, in the file `path`, as one string each: Arrow could not hold a key whose
+    type varies. `cache` is for the copy of `datasets`.
     """
     encoding = encoding_of(path)
     with open(path, encoding=encoding, errors="replace") as file:

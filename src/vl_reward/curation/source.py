@@ -20,8 +20,10 @@ FORMATS = sorted(path.stem for path in (Path(__file__).parent / "sources").glob(
 
 def check_types(entry: dict, types: dict[str, type]) -> None:
     """
+    Check the types of an `entry` of the YAML against `types`, by key.
+
     Raises:
-        ValueError: For a value of an entry that is of another type than its key's, as a number in quotes.
+        ValueError: For a value that is of another type than its key's, as a number in quotes.
     """
     for key, value in entry.items():
         wanted = types[key] | int if types[key] in (float, float | None) else types[key]

@@ -156,8 +156,9 @@ def with_listed_images(row: dict) -> dict:
 
 def read_or_marked_row(path: Path, number: int, row: dict) -> dict:
     """
-    What [`read_row`] gives. A row that cannot be read has no messages, an empty image if it is one with images, an
-    empty video likewise, and the reason in `unreadable`: whoever uses the set says how many such rows may be.
+    What [`read_row`] gives for the same arguments. A row that cannot be read has no messages, an empty image if it is
+    one with images, an empty video likewise, and the reason in `unreadable`: whoever uses the set says how many such
+    rows may be.
     """
     try:
         return read_row(path, number, row)

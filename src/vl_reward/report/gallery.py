@@ -124,7 +124,20 @@ def with_pictures(rows: list[dict], dataset: Dataset | None) -> list[dict]:
 
 
 def gallery_rows(run: RunFiles, limit: int, thumbnails: Thumbnails) -> tuple[list[dict], dict[str, list[int]]]:
-    """What the page's script draws, and how many rows of each kind are shown of how many."""
+    """
+    What the page's script draws.
+
+    Args:
+        run ([`RunFiles`]):
+            The run.
+        limit (`int`):
+            The most rows of each kind.
+        thumbnails ([`Thumbnails`]):
+            Where the pictures are kept.
+
+    Returns:
+        `tuple[list[dict], dict]`: the rows, and how many of each kind are shown of how many.
+    """
     rows, counts = [], {}
     for kind, collect in {"labelled": labelled_pairs, "held-out": heldout_pairs}.items():
         shown, total = collect(run, limit)

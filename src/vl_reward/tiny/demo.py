@@ -33,7 +33,7 @@ PACKAGES = ("vl-reward", "torch", "transformers", "trl", "peft", "accelerate", "
 
 
 def steps(out: Path, seed: int, family: str) -> dict[str, list[str]]:
-    """The command of each step, in order."""
+    """The command of each step, in order, for a demo of `family` with `seed` that writes to `out`."""
     recipe = [sys.executable, "recipes/{}.py"]
     inputs = {
         "reward_stage1": {"model_name_or_path": "base", "dataset_name": "preferences"},
@@ -68,7 +68,17 @@ def steps(out: Path, seed: int, family: str) -> dict[str, list[str]]:
 
 
 def run_steps(commands: dict[str, list[str]], record: Path, done: dict) -> None:
-    """Run the commands whose steps are not done, and note each in the record, and the seconds it took."""
+    """
+    Run the commands whose steps are not done.
+
+    Args:
+        commands (`dict[str, list[str]]`):
+            The command of each step.
+        record (`Path`):
+            A JSON file that notes each step that is done, its command, and the seconds it took.
+        done (`dict`):
+            What the record holds already.
+    """
     for number, (step, command) in enumerate(commands.items(), 1):
         if step in done["seconds"]:
             print(f"[{number}/{len(commands)}] {step}: done", flush=True)
@@ -85,7 +95,7 @@ def run_steps(commands: dict[str, list[str]], record: Path, done: dict) -> None:
 
 
 def collect(out: Path, seconds: dict[str, float]) -> dict:
-    """Gather what the steps wrote into the results of the demo."""
+    """Gather what the steps wrote into `out`, and the `seconds` of each, into the results of the demo."""
     reward = json.loads((out / "evaluate_reward/results.json").read_text())
     policy = json.loads((out / "evaluate_policy/results.json").read_text())
     mpo = json.loads((out / "evaluate_mpo/results.json").read_text())

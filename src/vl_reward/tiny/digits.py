@@ -30,7 +30,7 @@ QUESTIONS = {
 
 
 def solve(kind: str, first: int, second: int) -> str:
-    """The correct answer to a question of [`QUESTIONS`] about two digits."""
+    """The correct answer to the question `kind` of [`QUESTIONS`] about the digits `first` and `second`."""
     if kind == "equal":
         return "yes" if first == second else "no"
     if kind == "more":
@@ -59,7 +59,7 @@ def load_scans(split: str) -> dict[int, np.ndarray]:
 
 
 def draw(scan: np.ndarray, rng: random.Random) -> Image.Image:
-    """Draw one scan as dark ink on white, turned, scaled and shifted a little, in a cell of 56 x 56 pixels."""
+    """Draw a scan as dark ink on white in 56 x 56 pixels, turned, scaled and shifted a little, as `rng` decides."""
     ink = Image.fromarray((255 - scan * (255 / 16)).astype(np.uint8))
     size = rng.randint(38, 48)
     ink = ink.resize((size, size), Image.Resampling.BICUBIC).rotate(

@@ -30,7 +30,7 @@ PROMPT_FEATURES = Features(
 
 
 def content_id(row: dict, *texts: str) -> str:
-    """A stable hash of what a row shows and says."""
+    """A stable hash of a composed question, its images and `texts`: 16 hexadecimal digits."""
     digest = hashlib.sha256("\0".join([row["question"], *texts]).encode())
     for image in row["images"]:
         digest.update(image.tobytes())
@@ -73,7 +73,7 @@ def corrupt(row: dict, rng: random.Random, hard: bool = False) -> tuple[str, str
 
 
 def preference_row(row: dict, source: str, rejected: str) -> dict:
-    """A composed question with a correct and an incorrect response, in the preference format."""
+    """A composed question (`row`) with the correct response and `rejected`, in the preference format."""
     chosen = respond(row["first"], row["second"], row["answer"])
     return {
         "id": content_id(row, chosen, rejected),
@@ -89,8 +89,19 @@ def corrupted_pairs(
     rows: Iterator[dict], n_questions: int, seed: int, per_question: int = 1, hard: bool = False
 ) -> list[dict]:
     """
-    Pairs of a correct response and a corrupted one, up to `per_question` different ones of each question, next to each
-    other. The source is `image/<error>` or `text/<error>`.
+    Pairs of a correct response and a corrupted one. The source is `image/<error>` or `text/<error>`.
+
+    Args:
+        rows (`Iterator[dict]`):
+            What [`compose`] gives.
+        n_questions (`int`):
+            How many of them are taken.
+        seed (`int`):
+            Decides the errors.
+        per_question (`int`, *optional*, defaults to `1`):
+            The most different pairs of a question, which are next to each other.
+        hard (`bool`, *optional*, defaults to `False`):
+            As [`corrupt`] takes it.
     """
     rng, pairs = random.Random(seed), []
     for row in itertools.islice(rows, n_questions):
@@ -104,7 +115,19 @@ def corrupted_pairs(
 def policy_pairs(
     sampler: ResponseSampler, split: str, n_questions: int, seed: int, per_question: int = 1
 ) -> list[dict]:
-    """Pairs of a correct response and the policy's own incorrect samples: the first few of its four."""
+    """
+    Pairs of a correct response and the policy's own incorrect samples, of four that are drawn of each question.
+
+    Args:
+        sampler ([`ResponseSampler`]):
+            Samples from the policy.
+        split (`str`), seed (`int`):
+            As [`compose`] takes them.
+        n_questions (`int`):
+            How many questions are asked.
+        per_question (`int`, *optional*, defaults to `1`):
+            The most pairs of a question.
+    """
     rows = list(itertools.islice(compose(split, seed), n_questions))
     responses, finish_reasons = sampler([row["question"] for row in rows], [row["images"] for row in rows], 4)
     pairs = []
@@ -116,7 +139,7 @@ def policy_pairs(
 
 
 def shuffle_questions(pairs: list[dict], seed: int) -> list[dict]:
-    """Shuffle pairs, but keep those of one question next to each other: they are computed once in one batch."""
+    """Shuffle `pairs` by `seed`, but keep those of a question together: it is computed once in a batch."""
     questions = [list(group) for _, group in itertools.groupby(pairs, key=lambda pair: id(pair["images"]))]
     random.Random(seed).shuffle(questions)
     return list(itertools.chain.from_iterable(questions))
@@ -134,7 +157,7 @@ def as_png(rows: list[dict]) -> list[dict]:
 
 
 def prompt_rows(split: str, n: int, seed: int) -> list[dict]:
-    """`n` prompts with their verifiable answers."""
+    """`n` prompts with their verifiable answers, of the questions that [`compose`] gives for `split` and `seed`."""
     return [
         {
             "id": content_id(row),

@@ -41,8 +41,17 @@ def compose_videos(split: str, seed: int) -> Iterator[dict]:
 def order_pairs(rows: Iterator[dict], n: int, shuffled: bool = False, seed: int = 0) -> list[dict]:
     """
     Pairs of a correct response and the one that would be correct if the digits came in the other order: both are
-    equally likely as texts, and both name the digits that are there. The frames are under `"images"`, in their order,
-    or shuffled.
+    equally likely as texts, and both name the digits that are there.
+
+    Args:
+        rows (`Iterator[dict]`):
+            What [`compose_videos`] gives.
+        n (`int`):
+            How many pairs.
+        shuffled (`bool`, *optional*, defaults to `False`):
+            Whether the frames, which are under `images`, are shuffled. Else they are in their order.
+        seed (`int`, *optional*, defaults to `0`):
+            Decides how they are shuffled.
     """
     rng, pairs = random.Random(f"shuffle-{seed}"), []
     for row in itertools.islice(rows, n):

@@ -89,7 +89,20 @@ def estimate_ratio(units: np.ndarray) -> tuple[float, list[float]]:
 
 
 def subset_results(names: list[str], credits: np.ndarray, scores: list[list[float]]) -> dict[str, dict]:
-    """`accuracy`, `interval`, `ties` and `n` of each subset that occurs, sorted by name."""
+    """
+    The results of each subset that occurs, sorted by name.
+
+    Args:
+        names (`list[str]`):
+            Each row's subset.
+        credits (`np.ndarray` of shape `(len(names),)`):
+            What each row earned.
+        scores (`list[list[float]]`):
+            Each row's scores, whose ties are counted.
+
+    Returns:
+        `dict[str, dict]`: `accuracy`, `interval`, `ties` and `n` by subset.
+    """
     results = {}
     for name, rows in sorted(group_rows(names).items()):
         accuracy, interval = estimate_ratio(units_of(credits[rows]))
@@ -99,7 +112,18 @@ def subset_results(names: list[str], credits: np.ndarray, scores: list[list[floa
 
 
 def summarize_pairs(rows: list[dict], scores: list[list[float]]) -> dict:
-    """`n`, `overall` and `overall_interval` over all pairs alike, `ties`, and the results of each of `subsets`."""
+    """
+    The results of pairs, all of which count alike.
+
+    Args:
+        rows (`list[dict]`):
+            Rows with `subset` and `preferred`.
+        scores (`list[list[float]]`):
+            Two scores per row, in the order of its responses.
+
+    Returns:
+        `dict`: `n`, `overall`, `overall_interval`, `ties`, and `subsets` as [`subset_results`] gives them.
+    """
     credits = pair_credits(rows, scores)
     overall, interval = estimate_ratio(units_of(credits))
     results = {"n": len(rows), "overall": overall, "overall_interval": interval, "ties": count_ties(scores)}
@@ -107,6 +131,6 @@ def summarize_pairs(rows: list[dict], scores: list[list[float]]) -> dict:
 
 
 def mean_of_groups(names: list[str], credits: np.ndarray) -> tuple[float, list[float]]:
-    """The unweighted mean of the groups' accuracies, and its interval."""
+    """The unweighted mean of the groups' accuracies, and its interval, from each row's group and its `credits`."""
     strata = {name: units_of(credits[rows]) for name, rows in group_rows(names).items()}
     return estimate(strata, lambda sums: np.mean([ratio(group) for group in sums.values()], axis=0))

@@ -37,14 +37,24 @@ ROW_ERRORS = (KeyError, TypeError, AttributeError, IndexError, ValueError, OSErr
 
 
 def content_id(prompt: list[dict], pixel_hashes: list[str]) -> str:
-    """A stable hash of what a prompt shows and says."""
+    """A stable hash of what a prompt shows, by the `pixel_hashes` of its images, and says: 16 hexadecimal digits."""
     turns = [message["role"] + "\0" + text_of([message]) for message in prompt]
     return hashlib.sha256("\0".join([*turns, *pixel_hashes]).encode()).hexdigest()[:16]
 
 
 def read_row(row: dict, prompt_of: Callable, root: str | None, allow_urls: bool, known: dict) -> dict:
     """
-    A row of a source in [`PROMPT_FEATURES`]. `known` holds the hashes of images that were decoded before.
+    A row of a source in [`PROMPT_FEATURES`].
+
+    Args:
+        row (`dict`):
+            The row as it is.
+        prompt_of (`Callable`):
+            That of the source: from a row and `root` to its prompt.
+        root (`str`, *optional*), allow_urls (`bool`):
+            As [`located`] takes them.
+        known (`dict`):
+            The hashes of images that were decoded before. Those of the row are added.
 
     Raises:
         Unusable, NotMeant: With the reason, for a row that gives no prompt.
@@ -62,7 +72,17 @@ def read_row(row: dict, prompt_of: Callable, root: str | None, allow_urls: bool,
 def read_batch(
     batch: dict[str, list], prompt_of: Callable, source: str, root: str | None, allow_urls: bool
 ) -> dict[str, list]:
-    """A batch of a source's rows, whose numbers are in `__index__`, to a batch in [`PROMPT_FEATURES`]."""
+    """
+    A batch of a source's rows to a batch in [`PROMPT_FEATURES`]. Rows that give no prompt have the reason.
+
+    Args:
+        batch (`dict[str, list]`):
+            The rows' columns. Their numbers are in `__index__`. A column `text` alone holds the rows as JSON.
+        prompt_of (`Callable`), root (`str`, *optional*), allow_urls (`bool`):
+            As [`read_row`] takes them.
+        source (`str`):
+            What the source is called.
+    """
     outcomes, known = [], {}
     for i, index in enumerate(batch["__index__"]):
         row, outcome = {key: values[i] for key, values in batch.items() if key != "__index__"}, {}

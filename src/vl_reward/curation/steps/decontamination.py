@@ -111,7 +111,15 @@ def is_list_of_responses(value) -> bool:
 
 
 def benchmark_row_ids(prefixes: list[str | None], indices: list[int]) -> list[str | None]:
-    """The ids that a benchmark gives to rows of its source: VL-RewardBench's `RLAIF-V-14` is row 14 of RLAIF-V."""
+    """
+    The ids that a benchmark gives to rows of its source: VL-RewardBench's `RLAIF-V-14` is row 14 of RLAIF-V.
+
+    Args:
+        prefixes (`list[str | None]`):
+            How the ids of each row's source begin, `None` where the benchmark does not name its rows.
+        indices (`list[int]`):
+            The number of each row in its source.
+    """
     return [prefix and f"{prefix.rstrip('-')}-{i}" for prefix, i in zip(prefixes, indices, strict=True)]
 
 

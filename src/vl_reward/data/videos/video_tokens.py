@@ -22,7 +22,7 @@ def process_videos(processor: ProcessorMixin, videos: list[Video]) -> BatchFeatu
 
 
 def grid_of(processor: ProcessorMixin, sampling: Sampling) -> list[int]:
-    """A video's patches in time, height and width."""
+    """The patches of a video, of which `sampling` says what is seen, in time, height and width."""
     of_videos = processor.video_processor
     frames = len(sampling.indices) // of_videos.temporal_patch_size
     return [frames, sampling.height // of_videos.patch_size, sampling.width // of_videos.patch_size]
