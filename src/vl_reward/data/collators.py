@@ -105,6 +105,12 @@ class DataCollatorForVisionReward(DataCollatorMixin):
 
 
 def read_margin(name: str, row: dict[str, Any]) -> float:
+    """
+    The margin of the pair called `name`.
+
+    Raises:
+        ValueError: If it is missing or not a finite number.
+    """
     with named_row(name):
         margin = float("nan") if row.get("margin") is None else float(row["margin"])
         if not math.isfinite(margin):

@@ -73,7 +73,7 @@ def row_key(fingerprint: str, row: dict) -> str:
             The row. Its `id` stands in the message where it cannot be hashed.
 
     Raises:
-        ValueError: If `images` or `videos` are no lists.
+        ValueError: If `images` or `videos` are neither one nor a list.
     """
     with named_row(f"row {row.get('id', '?')}"):
         texts = {key: value for key, value in row.items() if key not in ("id", "images", "videos", "video")}

@@ -63,6 +63,7 @@ def tower_forward(self: nn.Module, plain_forward, projectors: tuple[str, ...], *
 
 
 def is_wrapped(module: nn.Module) -> bool:
+    """Whether [`share_prefixes`] has replaced the module's `forward`."""
     return isinstance(module.forward, functools.partial) and module.forward.func in (shared_forward, tower_forward)
 
 
