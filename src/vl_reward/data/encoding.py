@@ -91,7 +91,7 @@ def count_visual_tokens(processor: ProcessorMixin, name: str, images: list | Non
 
 
 def count_text_tokens(processor: ProcessorMixin, texts: list[str]) -> int:
-    """Tokens of the texts together, without those of images and videos."""
+    """Tokens of all texts, with one for each placeholder that stands in them."""
     return sum(map(len, processor.tokenizer(texts, add_special_tokens=False)["input_ids"])) if texts else 0
 
 
