@@ -41,6 +41,13 @@ def test_pixels_bench(tmp_path):
         assert all(way["seconds"] > 0 and way["peak_mib"] > 0 for way in cells[name].values())
 
 
+def test_overlap_bench(tmp_path):
+    run_bench("overlap", tmp_path, "--images", "4", "--turns", "1")
+    found = json.loads((tmp_path / "overlap.json").read_text())["steps"]
+    assert found.keys() == {"scoring", "sampling", "reference"}
+    assert all(0 < one["waits"] < 1 and one["seconds"] > 0 for step in found.values() for one in step.values())
+
+
 def test_curation_scale_bench(tmp_path):
     output = run_bench("curation", tmp_path, "--sizes", "300", "600", "--num_proc", "1")
     sizes = json.loads((tmp_path / "scale.json").read_text())["sizes"]

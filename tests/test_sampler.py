@@ -1,12 +1,15 @@
 """Sampling: every parameter takes effect, and a cut-off response is known as one."""
 
 from pathlib import Path
+from threading import Semaphore
 
 import pytest
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from vl_reward import ResponseSampler, SamplingParameters
+from vl_reward.inference import transformers_sampler
+from vl_reward.inference.ahead import computed_ahead
 
 
 def columns(rows):
@@ -123,3 +126,29 @@ def test_bad_prompt_is_named(policy, processor):
     sampler = ResponseSampler(policy, processor, SamplingParameters(max_new_tokens=4))
     with pytest.raises(ValueError, match="prompt 1: a message holds"):
         sampler(["fine", "<|im_start|>"], [[], []])
+
+
+def test_the_next_batch_is_encoded_while_the_model_generates(policy, processor, image_pairs, monkeypatch):
+    """And nothing else changes: a tokenizer that two threads use at once ends in "Already borrowed"."""
+    prompts, images = columns(image_pairs[:12])
+    sampler = ResponseSampler(policy, processor, SamplingParameters(max_new_tokens=4, batch_size=1, temperature=0.0))
+    monkeypatch.setattr(transformers_sampler, "computed_ahead", map)
+    expected = sampler(prompts, images)
+    monkeypatch.setattr(transformers_sampler, "computed_ahead", computed_ahead)
+    encode, generate, begun, generated = transformers_sampler.encode_prompts, policy.generate, Semaphore(0), []
+
+    def encode_and_say_so(*args):
+        begun.release()
+        return encode(*args)
+
+    def generate_after_it(**inputs):
+        if not generated:  # the first of two batches: the second one's encoding begins meanwhile
+            generated.append(all(begun.acquire(timeout=60) for _ in range(2)))
+        return generate(**inputs)
+
+    monkeypatch.setattr(transformers_sampler, "encode_prompts", encode_and_say_so)
+    monkeypatch.setattr(policy, "generate", generate_after_it)
+    assert sampler(prompts[:2], images[:2]) == tuple(column[:2] for column in expected)
+    monkeypatch.setattr(policy, "generate", generate)
+    assert sampler(prompts, images) == expected
+    assert generated == [True]

@@ -1,13 +1,15 @@
 """Responses of a policy, sampled with transformers, every sampling parameter set by the caller."""
 
 from dataclasses import asdict
+from threading import Lock
 
 import torch
 from tqdm import tqdm
-from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
+from transformers import BatchFeature, GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from ..arguments.sampling_parameters import SamplingParameters
 from ..data.encoding import encode_prompts
+from .ahead import computed_ahead
 from .fingerprints import model_fingerprint
 
 
@@ -76,16 +78,22 @@ class ResponseSampler:
         responses, finish_reasons = [], []
         names = names or [f"prompt {i}" for i in range(len(prompts))]
         step = max(1, self.parameters.batch_size // num_generations)
-        for start in tqdm(range(0, len(prompts), step), desc="Sampling", disable=len(prompts) <= step):
-            stop = min(start + step, len(prompts))
-            columns = (prompts, images, names, videos or [[]] * len(prompts))
-            batch = (column[start:stop] for column in columns)
-            inputs = encode_prompts(self.processor, *batch).to(self.model.device)
+        columns, tokenizer_in_use = (prompts, images, names, videos or [[]] * len(prompts)), Lock()
+
+        def encode(start: int) -> BatchFeature:
+            with tokenizer_in_use:
+                return encode_prompts(self.processor, *(column[start : start + step] for column in columns))
+
+        starts = range(0, len(prompts), step)
+        batches = computed_ahead(encode, starts)
+        for inputs in tqdm(batches, desc="Sampling", total=len(starts), disable=len(prompts) <= step):
+            inputs = inputs.to(self.model.device)
             tokens = self.model.generate(
                 **inputs, generation_config=self.generation_config, num_return_sequences=num_generations
             )
             tokens = tokens[:, inputs["input_ids"].shape[1] :]
-            texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
+            with tokenizer_in_use:
+                texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
             finished = (tokens == self.processor.tokenizer.eos_token_id).any(1).tolist()
             for row in range(0, len(texts), num_generations):
                 responses.append(texts[row : row + num_generations])
