@@ -153,6 +153,17 @@ def test_rows_that_the_trainer_leaves_out_are_an_error(reward_model, processor, 
         reward_trainer(reward_model, processor, rows, tmp_path)
 
 
+def test_pairs_of_equal_responses_are_told(processor, rows, tmp_path, caplog):
+    same = [with_answer(row, "rejected", row["chosen"][0]["content"]) for row in rows[:4]]
+    with caplog.at_level(logging.WARNING):
+        train, other = TrainingPreflight(tmp_path)(
+            PairCheck(processor, 500), train=dataset(same + rows[4:]), eval=dataset(rows)
+        )
+    assert (len(train), len(other)) == (9, 9)
+    (said,) = [record.message for record in caplog.records if "are the same" in record.message]
+    assert said.startswith("train: 4 of 9 pairs have two responses that are the same") and "p0, p1, p2, ..." in said
+
+
 def test_pairs_that_evaluation_leaves_out_are_an_error(reward_model, processor, rows, tmp_path, monkeypatch):
     trainer = reward_trainer(reward_model, processor, rows, tmp_path, per_device_eval_batch_size=4)
     assert trainer.evaluate()["eval_n_pairs"] == 9

@@ -97,3 +97,16 @@ class TrainingPreflight:
                     f"{name}: {len(rows) - len(left):,} of {len(rows):,} rows are over `max_length` and left out: see "
                     f"{file}."
                 )
+            if PartialState().is_main_process and (equal := equal_pairs(left)):
+                logger.warning(
+                    f"{name}: {len(equal):,} of {len(left):,} pairs have two responses that are the same: nothing is "
+                    f"preferred in {', '.join(equal[:3])}{', ...' if len(equal) > 3 else ''}. Leave them out."
+                )
+
+
+def equal_pairs(rows: Dataset) -> list[str]:
+    """The ids of pairs whose chosen and rejected responses are the same."""
+    if not {"chosen", "rejected"} <= {*rows.column_names}:
+        return []
+    columns = (rows[name] for name in ("id", "chosen", "rejected"))
+    return [id for id, chosen, rejected in zip(*columns, strict=True) if chosen == rejected]
