@@ -742,6 +742,12 @@ def test_rows_in_the_training_data_are_left_out(tmp_path):
     assert overlap.images_not_read == 0
     assert overlap.reason(row("What?", ["gone.png"])) is None
     assert overlap.images_not_read == 1
+    # A video is no text: the prompt alone says nothing. Its frames are compared where they are files.
+    (tmp_path / "clip").mkdir(), blue.save(tmp_path / "clip/0.png"), red.save(tmp_path / "clip/1.png")
+    (tmp_path / "a.mp4").write_bytes(b"mp4")
+    assert overlap.reason(row("why?", []) | {"videos": ["a.mp4"]}) is None
+    assert overlap.reason(row("What?", []) | {"videos": ["clip"]}) == "image"
+    assert overlap.images_not_read == 2
 
     rows = [
         {"id": "mmmu_1", "source": "reasoning_tasks", "subset": "reasoning", "preferred": 0, **row(*asked)}

@@ -98,7 +98,7 @@ class ServerSampler:
         seeds = torch.randint(2**31, (len(prompts),)).tolist()
         names = names or [f"prompt {i}" for i in range(len(prompts))]
         videos = [as_video_list(row) for row in videos or [[]] * len(prompts)]
-        if "second_per_grid_ts" not in self.processor.model_input_names:  # it fails on Qwen3-VL's
+        if "second_per_grid_ts" not in self.processor.model_input_names:  # vLLM fails on Qwen3-VL's
             refuse_videos(names, videos, "vLLM 0.30")
         rows = list(zip(names, prompts, images, videos, seeds, strict=True))
         refused = [self._refusal(name, row) for name, row in zip(names, videos, strict=True)]

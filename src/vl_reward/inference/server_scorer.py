@@ -88,7 +88,7 @@ class ServerScorer(ResponseScorer):
         return AutoConfig.from_pretrained(self.path).vision_config.tokens_per_second
 
     def score_rows(self, rows: list[tuple[list[dict], list[dict], list, list]], names: list[str]) -> list[float]:
-        if "second_per_grid_ts" not in self.processor.model_input_names:  # it fails on Qwen3-VL's
+        if "second_per_grid_ts" not in self.processor.model_input_names:  # vLLM fails on Qwen3-VL's
             refuse_videos(names, [row[3] for row in rows], "vLLM 0.30")
         groups = defaultdict(list)
         for i, (prompt, _, images, videos) in enumerate(rows):

@@ -34,7 +34,8 @@ class TrainingOverlap:
             Which one of a set that has splits.
 
     Attributes:
-        images_not_read (`int`): Images that are not on disk or cannot be decoded, which nothing can be compared with.
+        images_not_read (`int`): Images that are not on disk or cannot be decoded, and video files: nothing is compared
+            with them.
     """
 
     def __init__(
@@ -52,8 +53,11 @@ class TrainingOverlap:
         self.training = ContentIndex(content_of(row) for row in dataset)
 
     def reason(self, row: dict) -> str | None:
-        """Why a benchmark's row counts as seen in training, in the words of [`ContentIndex.reasons`]; else `None`."""
-        prompt = text_of(row["prompt"])
-        content, n_not_read = RowContent.of_benchmark(prompt, row["responses"], row["images"], self.images)
+        """
+        Why a benchmark's `row` counts as seen in training, in the words of [`ContentIndex.reasons`]; else `None`. A
+        video is compared where it is a folder of frames.
+        """
+        shown = [*row["images"], *row.get("videos", ())]
+        content, n_not_read = RowContent.of_benchmark(text_of(row["prompt"]), row["responses"], shown, self.images)
         self.images_not_read += n_not_read
         return self.training.reasons([content], self.max_hamming_distance)[0]
