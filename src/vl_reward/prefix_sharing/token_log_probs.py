@@ -20,7 +20,7 @@ from .shared_forward import SharedOutput
 
 
 ROWS, COLUMNS = 512, 4096  # tokens and words of a tile: 8 MiB in float32, which stays in a CPU's cache
-KEPT = 2**27  # logits that are kept for the backward pass, as many as in a tile of TRL's; more are computed again
+KEPT = 2**27  # logits that are kept for the backward pass, as many as in a tile of TRL's; others are computed again
 TRITON_COLUMNS = 32768  # words of a tile of TRL's on a GPU, as TRL sets it
 
 
@@ -30,7 +30,7 @@ class TokenLogProbs(torch.autograd.Function):
 
     TRL's [`~trl.kernels.chunked_logprob.ChunkedLogProbFunction`] has a Triton kernel that passes a tile of logits once.
     Without Triton it passes each tile some twenty times, and tiles are of half a gigabyte. Here a logit is computed and
-    exponentiated once, or twice where more than `KEPT` are there. With p the probabilities and g the gradient of a
+    exponentiated once, and those beyond the first `KEPT` twice. With p the probabilities and g the gradient of a
     token's log-probability, the gradients are g · (weight[target] − p · weight) and, for the weight, the sum of
     g · hidden_state at the target less pᵀ · (g · hidden_states).
     """
@@ -51,7 +51,7 @@ class TokenLogProbs(torch.autograd.Function):
         """
         device, num_tokens = hidden_states.device.type, len(hidden_states)
         ctx.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
-        ctx.tiles = [] if any(ctx.needs_input_grad) and num_tokens * len(weight) <= KEPT else None
+        ctx.tiles, room = [], KEPT if any(ctx.needs_input_grad) else 0
         states, accumulated = hidden_states.to(ctx.dtype), torch.promote_types(ctx.dtype, torch.float32)
         top = torch.full((num_tokens,), -torch.inf, dtype=accumulated, device=states.device)
         total = torch.zeros_like(top)
@@ -61,7 +61,8 @@ class TokenLogProbs(torch.autograd.Function):
             exponentials = logits.sub_(highest[:, None]).exp_()
             total[rows] = total[rows] * (top[rows] - highest).exp() + exponentials.sum(1)
             top[rows] = highest
-            if ctx.tiles is not None:
+            room -= exponentials.numel()
+            if room >= 0:
                 ctx.tiles.append((exponentials, highest))
         log_total = top + total.log()
         ctx.save_for_backward(hidden_states, weight, targets, log_total)
@@ -82,7 +83,7 @@ class TokenLogProbs(torch.autograd.Function):
                 of_weight.index_add_(0, targets, weighted)
             for number, (rows, columns) in enumerate(tiles(len(states), len(weight))):
                 words = weight[columns].to(ctx.dtype)
-                if ctx.tiles is not None:
+                if number < len(ctx.tiles):
                     exponentials, highest = ctx.tiles[number]
                 else:
                     highest = log_total[rows]
