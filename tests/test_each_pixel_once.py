@@ -178,6 +178,21 @@ def test_images_that_come_with_numbers_and_videos_without_are_compared(models, p
         assert torch.equal(model(**mixed).logits, model(**batch).logits)
 
 
+def test_frames_at_two_rates_are_there_once_and_stand_elsewhere_in_time(reward_model, processor):
+    reward_model.score.weight.data.normal_()
+    film, parts = frames(processor, 2, 8), [{"type": "video"}, {"type": "text", "text": "Which?"}]
+    turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "The first."}]
+    videos = [[{"frames": film, "fps": fps}] for fps in (2.0, 0.5)]
+    batch = encode_conversations(processor, [turns] * 2, [[], []], ["a", "b"], videos=videos)
+    assert batch["video_numbers"].tolist() == [0, 0] and len(batch["video_grid_thw"]) == 1
+    assert "second_per_grid_ts" not in batch or batch["second_per_grid_ts"].unique().numel() == 2
+    with torch.no_grad():
+        plain, shared = reward_model(**batch).logits, share_prefixes(reward_model)(**batch).logits
+        assert torch.equal(reward_model(**repeated(batch)).logits, shared)
+    torch.testing.assert_close(shared, plain, rtol=0, atol=1e-5)
+    assert (plain[0] - plain[1]).abs() > 1e-4
+
+
 @pytest.mark.parametrize("collator", COLLATORS)
 def test_a_model_that_knows_no_numbers_does_not_go_on(policy, collator, processor, image_pairs):
     batch = model_inputs(collator(processor)(image_pairs[:2]))
