@@ -91,7 +91,9 @@ def test_preferences_are_trained_on_and_measured(world, source, tmp_path):
     lines = [json.loads(line) for line in open(tmp_path / "evaluated/scores.jsonl")]
     test = NamedDataset(f"{source}/preferences").split("test")
     assert [line["id"] for line in lines] == test["id"][:]
-    assert [line["scores"] != line["blank_scores"] for line in lines] == [len(images) > 0 for images in test["images"]]
+    # Rows of text are scored twice, and in other company: they are packed with other rows, which rounds otherwise.
+    same = [line["blank_scores"] == pytest.approx(line["scores"], abs=1e-5) for line in lines]
+    assert same == [not images for images in test["images"]]
 
 
 def test_preferences_are_judged(world, tmp_path):
