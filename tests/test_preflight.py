@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
@@ -66,6 +67,33 @@ def test_all_that_would_be_refused_is_listed_before_the_first_step(broken, rows,
     with pytest.raises(ValueError, match="3 of 18 rows cannot be trained on: row p4: "):
         TrainingPreflight(tmp_path, "drop", num_proc)(PairCheck(processor, 200), train=broken, eval=dataset(rows))
     assert len(lines_of(tmp_path / "refused.jsonl")) == 4
+
+
+class SigtermCheck(PairCheck):
+    """Refuses all rows where SIGTERM would not end the process."""
+
+    def __call__(self, row):
+        ends = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        return super().__call__(row) | {"refused": None if ends else "SIGTERM does something else"}
+
+
+def test_sigterm_ends_a_worker_whatever_it_does_here(rows, processor, tmp_path):
+    """A pool ends its workers by SIGTERM and waits. Where they inherited a handler, it waited now and then for ever."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        (kept,) = TrainingPreflight(tmp_path, num_proc=2)(SigtermCheck(processor, 500), train=dataset(rows))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(kept) == 9
+
+
+def test_a_training_that_fails_gives_sigterm_back(reward_model, processor, rows, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    trainer = reward_trainer(reward_model, processor, rows, tmp_path)
+    trainer.data_collator = lambda rows: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_what_is_too_long_is_dropped_with_a_count(broken, rows, processor, tmp_path, caplog):

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import signal
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
@@ -59,7 +60,11 @@ class TrainingPreflight:
         """
         fatal, kept = [], []
         # The children do not touch a GPU, and a fork has the processor already, as in `datasets`.
-        workers = multiprocessing.get_context("fork").Pool(self.num_proc) if self.num_proc else nullcontext()
+        workers = nullcontext()
+        if self.num_proc:
+            # A pool ends its children by SIGTERM, and waits: they must not do with it what this process would.
+            at_sigterm = signal.SIGTERM, signal.SIG_DFL
+            workers = multiprocessing.get_context("fork").Pool(self.num_proc, signal.signal, at_sigterm)
         with workers as pool:
             for name, rows in splits.items():
                 verdicts = verdicts_on(rows, check, self.folder, pool)

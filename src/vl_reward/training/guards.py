@@ -80,7 +80,10 @@ class TrainerGuards(Trainer):
         self.resume_settings = settings_of(self)
         if resume_from_checkpoint is not None:
             check_resumable(resume_from_checkpoint, self.resume_settings)
-        output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        try:
+            output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        finally:
+            self.stop_signal.give_back()
         if self.stop_signal.stopped:
             logger.warning(
                 f"SIGTERM: training ended after step {self.state.global_step} of {self.state.max_steps}, with a "

@@ -35,5 +35,10 @@ class StopSignal(TrainerCallback):
             self.stopped = control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args, state, control, **kwargs):
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Let SIGTERM do again what it did before, also after a training that an error ended."""
         if self.previous is not None:
             signal.signal(signal.SIGTERM, self.previous)
+            self.previous = None
