@@ -34,7 +34,7 @@ trainer.processing_class = AutoProcessor.from_pretrained(path)
 accelerator.wait_for_everyone()
 MergedAdapter(trainer, load_base).save()
 accelerator.wait_for_everyone()
-print("the end of process", accelerator.process_index)
+sys.stdout.write(f"the end of process {accelerator.process_index}\\n")  # in one piece, whatever the other writes
 accelerator.end_training()
 """
 

@@ -217,6 +217,8 @@ metrics = trainer.evaluate()
 assert trainer.accelerator.num_processes == 2
 if trainer.accelerator.is_main_process:
     json.dump(metrics, open(f"{folder}/metrics.json", "w"))
+trainer.accelerator.wait_for_everyone()  # gloo's threads abort a process that ends before the other one
+trainer.accelerator.end_training()
 """
 
 
