@@ -272,6 +272,13 @@ def test_the_scorer_refuses_what_is_no_answer(reward_model, processor, answer):
         RewardScorer(reward_model, processor)(["What?"] * 2, ["A cat.", answer], id=["a", "b"])
 
 
+def test_another_image_in_a_repeated_turn_is_refused(reward_model, processor):
+    """The turns that a completion repeats count once, so what they show would be dropped."""
+    one, other = ([user([{"type": "image", "image": picture()}, text("What?")])] for _ in range(2))
+    with pytest.raises(ValueError, match="completion 0: the answer repeats turns of the prompt and holds an image"):
+        RewardScorer(reward_model, processor)([one], [other + [said("A cat.")]])
+
+
 @pytest.mark.parametrize("what", UNREAD)
 def test_the_scorer_refuses_what_it_does_not_read(reward_model, processor, what):
     if what != "an image that is held":  # GRPOTrainer's form

@@ -235,17 +235,23 @@ def test_images_that_messages_hold_are_listed(tmp_path):
     twice = {"prompt": rows[1]["prompt"], "images": ["a.png"], "chosen": "a", "rejected": "b"}
     other = [{"role": "user", "content": [{"type": "image", "image": "b.png"}, {"type": "text", "text": "What?"}]}]
     apart = rows[2] | {"rejected": other + rows[2]["rejected"][1:]}
-    (tmp_path / "pairs.jsonl").write_text(lines(rows + [twice, apart]))
+    answers = {side: rows[2][side] for side in ("chosen", "rejected")}
+    repeated = answers | {"prompt": rows[1]["prompt"]}  # whole conversations beside their prompt
+    elsewhere, unasked = repeated | {"chosen": apart["rejected"]}, answers | {"prompt": "What?"}
+    rows.insert(5, repeated)
+    (tmp_path / "pairs.jsonl").write_text(lines(rows + [twice, apart, elsewhere, unasked]))
     read = NamedDataset(str(tmp_path / "pairs.jsonl")).split("train")
-    assert read["unreadable"][:6] == [None] * 6
-    assert all("its messages hold images or videos themselves, and others" in one for one in read["unreadable"][6:])
-    assert [len(images) for images in read["images"][:6]] == [1, 1, 1, 1, 1, 0]
-    assert all(load_image(images[0]).getpixel((0, 0)) == (255, 0, 0) for images in read["images"][:5])
-    assert read["videos"][5][0]["path"] == str(tmp_path / "a.mp4")
+    assert read["unreadable"][:7] == [None] * 7
+    refused = read["unreadable"][7:]
+    assert len(refused) == 4
+    assert all("its messages hold images or videos themselves, and others" in reason for reason in refused)
+    assert [len(images) for images in read["images"][:7]] == [1, 1, 1, 1, 1, 1, 0]
+    assert all(load_image(images[0]).getpixel((0, 0)) == (255, 0, 0) for images in read["images"][:6])
+    assert read["videos"][6][0]["path"] == str(tmp_path / "a.mp4")
     places = [
-        [part["type"] for part in (row["prompt"] or row["chosen"])[0]["content"]] for row in read.select(range(6))
+        [part["type"] for part in (row["prompt"] or row["chosen"])[0]["content"]] for row in read.select(range(7))
     ]
-    assert places == [["image", "text"]] * 5 + [["video", "text"]]
+    assert places == [["image", "text"]] * 6 + [["video", "text"]]
 
 
 def test_a_row_that_cannot_be_read_is_marked(tmp_path):

@@ -141,17 +141,21 @@ def asked_by(row: dict) -> tuple[str, ...]:
 
 def with_listed_images(row: dict) -> dict:
     """A row whose images and videos are in its `images` and `videos`, also those that its messages held themselves."""
-    read = {name: extract_images(row[name], ROLE_OF[name]) for name in asked_by(row) if row.get(name) is not None}
-    held = [{"images": images, "videos": videos} for _, images, videos in read.values()]
-    if not any(any(one.values()) for one in held):
+    read = {name: extract_images(row[name], role) for name, role in ROLE_OF.items() if row.get(name) is not None}
+    held = {name: {"images": images, "videos": videos} for name, (_, images, videos) in read.items()}
+    shown = [one for one in held.values() if any(one.values())]
+    if not shown:
         return row
-    if held != held[:1] * len(held) or any(row.get(name) for name in ("image", "images", "video", "videos")):
+    # A conversation may repeat the prompt's turns with or without its images, and not with others.
+    asked = [held[name] for name in asked_by(row) if name in held]
+    listed = any(row.get(name) for name in ("image", "images", "video", "videos"))
+    if listed or any(one != shown[0] for one in asked + shown):
         raise ValueError(
             "its messages hold images or videos themselves, and others are in its `images` or `videos`, or in its "
             "other conversation. Put all of them into one place."
         )
-    listed = {name: sources for name, sources in held[0].items() if sources}
-    return row | {name: messages for name, (messages, *_) in read.items()} | listed
+    lists = {name: sources for name, sources in shown[0].items() if sources}
+    return row | {name: messages for name, (messages, *_) in read.items()} | lists
 
 
 def read_or_marked_row(path: Path, number: int, row: dict) -> dict:

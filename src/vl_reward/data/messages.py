@@ -176,6 +176,11 @@ def with_turns(prompt: list[dict], head: list[dict], name: str) -> list[dict]:
     """A prompt and the turns that a completion has before its answer, those that both have once."""
     if not prompt or not head:
         return prompt + head
+    if any(kind in part for turn in head for part in as_parts(turn["content"]) for kind in MARKS):
+        raise ValueError(
+            f"{name} repeats turns of the prompt and holds an image or a video in them, which may be another than the "
+            "prompt's. Give it with the prompt alone."
+        )
     asked, held, n = turn_keys(prompt), turn_keys(head), len(prompt)
     if held[0][0] != "assistant":  # a whole conversation
         for start in range(len(head) - n + 1):
