@@ -11,8 +11,8 @@ accelerate launch --config_file accelerate_configs/deepspeed_zero3.yaml recipes/
     --config recipes/configs/qwen2_5_vl_7b/mpo.yaml
 
 Reads the policy that was sampled from, the preferences of label_preferences.py and, with `verifiable_dataset`, prompts
-with answers, on which accuracy is measured after training and every `eval_steps`. Writes a better policy,
-`eval_results.json`, and `refused.jsonl`: rows that cannot be trained on.
+with answers, on which accuracy is measured. Writes a better policy, `eval_results.json`, which has that accuracy, and
+`refused.jsonl`: rows that cannot be trained on.
 """
 
 import functools
