@@ -34,11 +34,13 @@ from vl_reward.data.messages import as_messages
 from vl_reward.data.named_dataset import NamedDataset
 from vl_reward.data.videos.frame_limits import FrameLimits
 from vl_reward.data.videos.video import blank_video, load_video
+from vl_reward.data.videos.vllm_videos import places_without_videos
 from vl_reward.inference import transformers_sampler
 from vl_reward.inference.fingerprints import row_key
 from vl_reward.inference.response_scorer import refuse_videos
 from vl_reward.models.repeated_visuals import repeated
 from vl_reward.prefix_sharing.share_prefixes import calls_tower_once
+from vl_reward.tiny.processor import build_processor
 from vl_reward.training.guards import check_one_tower_call
 
 
@@ -417,10 +419,24 @@ def test_a_benchmarks_videos_are_videos_or_single_images(folder, trained, tmp_pa
     assert (tmp_path / "false/videos.jsonl").exists() and not (tmp_path / "true/videos.jsonl").exists()
 
 
-def test_a_model_whose_videos_vllm_fails_on_is_not_asked_about_them():
-    with pytest.raises(ValueError, match="row 3 has a video, and vLLM 0.30 cannot be given those of this model"):
-        refuse_videos(["row 2", "row 3"], [[], ["a.mp4"]], "vLLM 0.30")
-    refuse_videos(["row 2"], None, "vLLM 0.30")
+def test_a_model_whose_videos_a_server_fails_on_is_not_asked_about_them():
+    engine = "a server of vLLM 0.30"
+    with pytest.raises(ValueError, match=f"row 3 has a video, and {engine} cannot be given those of this model"):
+        refuse_videos(["row 2", "row 3"], [[], ["a.mp4"]], engine)
+    refuse_videos(["row 2"], None, engine)
+
+
+def test_places_of_videos_that_come_apart_from_their_text():
+    """vLLM gives Qwen3-VL's processor its text so. Elsewhere it is refused, and videos that are given are counted."""
+    processor = build_processor("qwen3_vl")
+    text = "<|vision_start|><|video_pad|><|vision_end|>"
+    with places_without_videos():
+        assert processor.tokenizer.decode(processor(text=[f"{text}A", "B"])["input_ids"][0]) == f"{text}A"
+        with pytest.raises(ValueError, match="2 .*video"):
+            processor(text=[text + text], videos=[torch.zeros(2, 3, 64, 64)], do_sample_frames=False)
+    for given in ([text], text):
+        with pytest.raises(ValueError, match="no videos were passed"):
+            processor(text=given)
 
 
 def test_curation_leaves_pairs_with_videos_out():

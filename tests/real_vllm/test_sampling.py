@@ -14,6 +14,7 @@ from video_files import frames, write_video
 from vl_reward import ResponseSampler, SamplingParameters
 from vl_reward.data.encoding import encode_prompts, render_prompts, tokenize
 from vl_reward.data.videos.frame_limits import FrameLimits
+from vl_reward.data.videos.vllm_videos import places_without_videos
 from vl_reward.inference.server_sampler import ServerSampler
 from vl_reward.inference.vllm_sampler import VLLMSampler, as_request
 from vl_reward.labelling.verifiers import final_answer
@@ -92,17 +93,14 @@ def video_rows(folder):
     return [[{"role": "user", "content": f"Which is larger? {i}"}] for i in range(7)], images, shown
 
 
-@pytest.mark.parametrize("limits", [{"fps": 2.0, "max_frames": 64}, {"fps": 1.1, "max_frames": 4}])
-def test_videos_are_seen_as_transformers_sees_them(engine, model, trained_processor, tmp_path, monkeypatch, limits):
-    """The tokens of every prompt, the log-probability of each, which time decides, too, and greedy responses."""
-    processor = copy.deepcopy(trained_processor)
-    FrameLimits.keep(processor, **limits)
+def compare_log_probs(engine, model, processor, prompts, images, videos):
+    """The largest difference to transformers in the log-probabilities of each prompt's tokens, which are the same."""
     from vllm import SamplingParams as EngineParameters  # `make test` collects this file, too
 
-    prompts, images, videos = video_rows(tmp_path)
-    rendered = render_prompts(processor, prompts, images, [f"prompt {i}" for i in range(7)], videos)
+    rendered = render_prompts(processor, prompts, images, [f"prompt {i}" for i in range(len(prompts))], videos)
     asked = EngineParameters(max_tokens=1, prompt_logprobs=0)
-    answers = engine.generate([as_request(*row) for row in zip(*rendered, strict=True)], asked)
+    with places_without_videos():
+        answers = engine.generate([as_request(processor, *row) for row in zip(*rendered, strict=True)], asked)
     worst = []
     for answer, text, *shown in zip(answers, *rendered, strict=True):
         inputs = tokenize(processor, [text], *([one] for one in shown), padding_side="left")
@@ -112,6 +110,16 @@ def test_videos_are_seen_as_transformers_sees_them(engine, model, trained_proces
             here = model(**repeated(inputs)).logits[0, :-1].log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
         found = zip(answer.prompt_logprobs[1:], tokens[1:].tolist(), strict=True)
         worst.append((torch.tensor([known[token].logprob for known, token in found]) - here).abs().max().item())
+    return worst
+
+
+@pytest.mark.parametrize("limits", [{"fps": 2.0, "max_frames": 64}, {"fps": 1.1, "max_frames": 4}])
+def test_videos_are_seen_as_transformers_sees_them(engine, model, trained_processor, tmp_path, monkeypatch, limits):
+    """The tokens of every prompt, the log-probability of each, which time decides, too, and greedy responses."""
+    processor = copy.deepcopy(trained_processor)
+    FrameLimits.keep(processor, **limits)
+    prompts, images, videos = video_rows(tmp_path)
+    worst = compare_log_probs(engine, model, processor, prompts, images, videos)
     assert max(worst[:6]) < 1e-3 < 0.1 < worst[6]  # the last has more places in time than its frames in size
 
     monkeypatch.setattr("vllm.LLM", lambda **arguments: engine)

@@ -11,6 +11,7 @@ from ..data.encoding import check_control_tokens, encode_prompts, fill, load_ima
 from ..data.messages import as_messages
 from ..data.videos.video import sampling_of
 from ..data.videos.video_source import as_video_list
+from ..data.videos.video_tokens import times_in_text
 from ..data.videos.vllm_videos import MEDIA_KWARGS, as_video_url, placed_otherwise, processor_kwargs
 from .fingerprints import settings_fingerprint
 from .response_scorer import refuse_videos
@@ -98,8 +99,8 @@ class ServerSampler:
         seeds = torch.randint(2**31, (len(prompts),)).tolist()
         names = names or [f"prompt {i}" for i in range(len(prompts))]
         videos = [as_video_list(row) for row in videos or [[]] * len(prompts)]
-        if "second_per_grid_ts" not in self.processor.model_input_names:  # vLLM fails on Qwen3-VL's
-            refuse_videos(names, videos, "vLLM 0.30")
+        if times_in_text(self.processor):  # a server of vLLM 0.30 fails on Qwen3-VL's
+            refuse_videos(names, videos, "a server of vLLM 0.30")
         rows = list(zip(names, prompts, images, videos, seeds, strict=True))
         refused = [self._refusal(name, row) for name, row in zip(names, videos, strict=True)]
         asked = [i for i, reason in enumerate(refused) if reason is None]
@@ -156,7 +157,9 @@ class ServerSampler:
         asked = as_openai(filled, [as_video_part(as_video_url(video)) for video in videos])
         body = {**self.parameters, "messages": asked, "n": n, "seed": seed, **parameters}
         if videos:
-            body["mm_processor_kwargs"] = self.parameters["mm_processor_kwargs"] | processor_kwargs(videos)
+            body["mm_processor_kwargs"] = self.parameters["mm_processor_kwargs"] | processor_kwargs(
+                self.processor, videos
+            )
             body["media_io_kwargs"] = MEDIA_KWARGS
         if messages[-1]["role"] == "assistant":
             body |= {"add_generation_prompt": False, "continue_final_message": True}

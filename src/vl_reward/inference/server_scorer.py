@@ -13,6 +13,7 @@ from ..data.encoding import check_length, count_tokens, fill, load_images, load_
 from ..data.images import image_key
 from ..data.messages import join_turns, text_of
 from ..data.videos.video_source import video_key
+from ..data.videos.video_tokens import times_in_text
 from ..data.videos.vllm_videos import MEDIA_KWARGS, as_video_url, placed_otherwise, processor_kwargs
 from .fingerprints import settings_fingerprint
 from .probes import Probes
@@ -88,8 +89,8 @@ class ServerScorer(ResponseScorer):
         return AutoConfig.from_pretrained(self.path).vision_config.tokens_per_second
 
     def score_rows(self, rows: list[tuple[list[dict], list[dict], list, list]], names: list[str]) -> list[float]:
-        if "second_per_grid_ts" not in self.processor.model_input_names:  # vLLM fails on Qwen3-VL's
-            refuse_videos(names, [row[3] for row in rows], "vLLM 0.30")
+        if times_in_text(self.processor):  # a server of vLLM 0.30 fails on Qwen3-VL's
+            refuse_videos(names, [row[3] for row in rows], "a server of vLLM 0.30")
         groups = defaultdict(list)
         for i, (prompt, _, images, videos) in enumerate(rows):
             groups[(text_of(prompt), *map(image_key, images), *map(video_key, videos))].append(i)
@@ -119,7 +120,11 @@ class ServerScorer(ResponseScorer):
             if reason := placed_otherwise(self.processor, video.sampling, self._tokens_per_second):
                 raise ValueError(f"{name}: {reason}")
         messages = as_openai(fill(name, conversation, urls, videos), parts)
-        options = {"mm_processor_kwargs": processor_kwargs(videos), "media_io_kwargs": MEDIA_KWARGS} if videos else {}
+        options = (
+            {"mm_processor_kwargs": processor_kwargs(self.processor, videos), "media_io_kwargs": MEDIA_KWARGS}
+            if videos
+            else {}
+        )
         there, score = self._ask(self.client, name, messages, **options)
         if there != here:
             raise ValueError(

@@ -13,9 +13,9 @@ from transformers import ProcessorMixin
 from ..arguments.sampling_parameters import SamplingParameters
 from ..data.encoding import render_prompts, tokenize
 from ..data.videos.video import Video
-from ..data.videos.vllm_videos import placed_otherwise, processor_kwargs
+from ..data.videos.video_tokens import times_in_text
+from ..data.videos.vllm_videos import placed_otherwise, places_without_videos, processor_kwargs
 from .fingerprints import settings_fingerprint
-from .response_scorer import refuse_videos
 
 
 class VLLMSampler:
@@ -115,20 +115,19 @@ class VLLMSampler:
         if not prompts:
             return [], []
         names = names or [f"prompt {i}" for i in range(len(prompts))]
-        if "second_per_grid_ts" not in self.processor.model_input_names:
-            # vLLM 0.30 fails on Qwen3-VL's videos: it calls transformers' processor with their text and without them.
-            refuse_videos(names, videos, "vLLM 0.30")
         texts, images, videos = render_prompts(self.processor, prompts, images, names, videos)
         refused = [next(filter(None, map(self._refusal, row)), None) for row in videos]
         asked = [i for i, reason in enumerate(refused) if reason is None]
-        requests = {i: as_request(texts[i], images[i], videos[i]) for i in asked}
+        requests = {i: as_request(self.processor, texts[i], images[i], videos[i]) for i in asked}
         for i in {*asked[:1], *[i for i in asked if videos[i]][:1]}:
             self._compare_tokens(names[i], requests[i], texts[i], images[i], videos[i])
         seeds = torch.randint(2**31, (len(prompts),)).tolist()
         # vLLM has one answer to a prompt where nothing is drawn.
         n = num_generations if self.parameters["temperature"] > 0 else 1
         parameters = [SamplingParams(n=n, seed=seeds[i], **self.parameters) for i in asked]
-        outputs = dict(zip(asked, self.llm.generate([*requests.values()], parameters), strict=True))
+        with places_without_videos():
+            answers = self.llm.generate([*requests.values()], parameters)
+        outputs = dict(zip(asked, answers, strict=True))
         responses, finish_reasons, copies = [], [], num_generations // n
         for i, reason in enumerate(refused):
             given = [] if reason else outputs[i].outputs * copies
@@ -137,6 +136,8 @@ class VLLMSampler:
         return responses, finish_reasons
 
     def _refusal(self, video: Video) -> str | None:
+        if times_in_text(self.processor):
+            return None
         vision = self.llm.model_config.hf_config.vision_config
         return placed_otherwise(self.processor, video.sampling, vision.tokens_per_second)
 
@@ -144,7 +145,8 @@ class VLLMSampler:
         from vllm import SamplingParams
 
         here = tokenize(self.processor, [text], [images], [videos], padding_side="left")["input_ids"][0].tolist()
-        (first,) = self.llm.generate([request], SamplingParams(max_tokens=1), use_tqdm=False)
+        with places_without_videos():
+            (first,) = self.llm.generate([request], SamplingParams(max_tokens=1), use_tqdm=False)
         if (there := list(first.prompt_token_ids)) != here:
             raise ValueError(
                 f"{name} has {len(there)} tokens in vLLM and {len(here)} in training and scoring, or not the same, so "
@@ -152,11 +154,13 @@ class VLLMSampler:
             )
 
 
-def as_request(text: str, images: list, videos: list[Video]) -> dict:
+def as_request(processor: ProcessorMixin, text: str, images: list, videos: list[Video]) -> dict:
     """
     A prompt as vLLM's offline engine takes it.
 
     Args:
+        processor ([`~transformers.ProcessorMixin`]):
+            The policy's processor.
         text (`str`):
             The rendered prompt.
         images (`list`), videos (`list[Video]`):
@@ -169,7 +173,7 @@ def as_request(text: str, images: list, videos: list[Video]) -> dict:
     return {
         "prompt": text,
         "multi_modal_data": {**shown, "video": frames},
-        "mm_processor_kwargs": processor_kwargs(videos),
+        "mm_processor_kwargs": processor_kwargs(processor, videos),
         # vLLM processes only those that its cache does not hold, and would give them the times of others. So each
         # prompt's videos have names of their own.
         "multi_modal_uuids": {"video": [uuid.uuid4().hex for _ in videos]},

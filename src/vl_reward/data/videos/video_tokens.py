@@ -37,6 +37,11 @@ def text_for(processor: ProcessorMixin, sampling: Sampling) -> str:
     return processor.replace_video_token(held, video_idx=0)
 
 
+def times_in_text(processor: ProcessorMixin) -> bool:
+    """Whether a video's times stand in the text, as Qwen3-VL's do, and not in its positions."""
+    return "second_per_grid_ts" not in processor.model_input_names
+
+
 def model_inputs(processor: ProcessorMixin, videos: list[Video]) -> dict[str, torch.Tensor]:
     """
     What a model takes of a batch's videos, each distinct one once, and `video_numbers`: which of them each video is.
@@ -48,7 +53,7 @@ def model_inputs(processor: ProcessorMixin, videos: list[Video]) -> dict[str, to
     processed = process_videos(processor, different)
     inputs = {key: processed[key] for key in ("pixel_values_videos", "video_grid_thw")}
     inputs["video_numbers"] = torch.tensor(numbers)
-    if "second_per_grid_ts" in processor.model_input_names:  # Qwen3-VL has times in its text
+    if not times_in_text(processor):
         step = processor.video_processor.temporal_patch_size
         seconds = [step / video.sampling.metadata.sampled_fps for video in videos]
         inputs["second_per_grid_ts"] = torch.tensor(seconds)  # in 32 bits, as the processor gives them
