@@ -34,7 +34,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 from prefix_sharing import peak_memory
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from trl import DPOConfig, DPOTrainer
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
@@ -79,6 +79,20 @@ def preference_rows(pairs: int, visual: int, response: int) -> list[dict]:
     return as_png(rows)
 
 
+def build_model(
+    folder: Path, vocab_size: int, processor: Qwen2_5_VLProcessor | None = None
+) -> tuple[Qwen2_5_VLProcessor, Qwen2_5_VLConfig]:
+    """Save a random policy with its processor, and return the processor and the config."""
+    processor = processor or build_processor()
+    processor.image_processor.size = {"shortest_edge": TOKEN**2, "longest_edge": 1280 * TOKEN**2}
+    config = build_config(processor.tokenizer)
+    config.text_config.vocab_size = vocab_size
+    torch.manual_seed(0)
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return processor, config
+
+
 @contextlib.contextmanager
 def counted(*models):
     """What these models compute of the decoder's tokens, the tower's patches and the head's logits."""
@@ -121,12 +135,7 @@ class Peers:
     """
 
     def __init__(self, vocab_size: int, folder: Path):
-        self.processor = build_processor()
-        self.processor.image_processor.size = {"shortest_edge": TOKEN**2, "longest_edge": 1280 * TOKEN**2}
-        config = build_config(self.processor.tokenizer)
-        config.text_config.vocab_size = vocab_size
-        torch.manual_seed(0)
-        Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder / "model")
+        self.processor, config = build_model(folder / "model", vocab_size)
         self.folder, self.vocab_size = folder, vocab_size
         self.trl, self.ours = self.trainer(DPOTrainer), self.trainer(MPOTrainer)
         for model in (self.ours.model, self.ours.ref_model):
@@ -254,12 +263,10 @@ def table(cells: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def fill(page: str, results: dict) -> str:
-    """Put the tables between their markers."""
-    for task in ("mpo", "score"):
-        start, end = (page.index(marker) for marker in (f"<!-- {task} -->", f"<!-- end of {task} -->"))
-        page = f"{page[:start]}<!-- {task} -->\n{table(results[task])}\n{page[end:]}"
-    return page
+def put_between(page: str, name: str, lines: str) -> str:
+    """The page with these lines between the markers of that name."""
+    start, end = (page.index(marker) for marker in (f"<!-- {name} -->", f"<!-- end of {name} -->"))
+    return f"{page[:start]}<!-- {name} -->\n{lines}\n{page[end:]}"
 
 
 def plot(cells: dict[str, list[dict]], path: Path) -> None:
@@ -308,7 +315,8 @@ def main():
     (args.output_dir / "results.json").write_text(json.dumps({**machine, **cells}, indent=1) + "\n")
     plot(cells, args.output_dir / "results.png")
     if args.output_dir == PAGE.with_suffix(""):
-        PAGE.write_text(fill(PAGE.read_text(), cells))
+        for task in ("mpo", "score"):
+            PAGE.write_text(put_between(PAGE.read_text(), task, table(cells[task])))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
-from test_hand_over import POLICY
+from test_hand_over import CHECKPOINTS, POLICY
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import GRPOConfig
 from video_files import frames
@@ -21,11 +21,11 @@ from vl_reward.training.grpo_trainer import VisionGRPOTrainer
 LIMITS = {"fps": 4.0, "max_frames": 4, "max_pixels": 6 * 28 * 28}
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
+@pytest.fixture(scope="module", params=[POLICY, str(CHECKPOINTS / "qwen3_vl/policy")], ids=["qwen2_5_vl", "qwen3_vl"])
+def world(tmp_path_factory, request):
     """A processor with small limits, and rows. Three have the same tokens: frames in order, reversed, and some."""
     folder = tmp_path_factory.mktemp("grpo")
-    processor = AutoProcessor.from_pretrained(POLICY)
+    processor = AutoProcessor.from_pretrained(request.param)
     FrameLimits.keep(processor, **LIMITS)
     paths = []
     for number, picture in enumerate(frames(4)):
@@ -50,7 +50,7 @@ def world(tmp_path_factory):
     dataset = Dataset.from_list(rows)
     features = copy.copy(dataset.features)
     features["videos"] = STORED
-    return processor, dataset.cast(features)
+    return request.param, processor, dataset.cast(features)
 
 
 def plain_log_probs(policy, processor, row, completion):
@@ -67,8 +67,8 @@ def plain_log_probs(policy, processor, row, completion):
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_samples_are_scored_with_their_rows_videos(world, tmp_path, monkeypatch, shared):
-    processor, dataset = world
-    plain, policy = (AutoModelForImageTextToText.from_pretrained(POLICY, dtype="float32") for _ in range(2))
+    path, processor, dataset = world
+    plain, policy = (AutoModelForImageTextToText.from_pretrained(path, dtype="float32") for _ in range(2))
     if shared:
         share_prefixes(policy)
     asked, scored, rewarded = [], [], []
@@ -130,7 +130,7 @@ def test_samples_are_scored_with_their_rows_videos(world, tmp_path, monkeypatch,
 
 def test_videos_and_trls_vllm_do_not_go_together(world, tmp_path, monkeypatch):
     """TRL itself wants a server for `use_vllm`, so its own beginning is left out."""
-    processor, dataset = world
+    path, processor, dataset = world
 
     def begin(self, model, args, **given):
         self.train_dataset = given["train_dataset"]
