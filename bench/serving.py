@@ -5,13 +5,15 @@ same weights and the same texts, in turns within one run.
 ```bash
 make .venv-vllm/installed
 .venv-vllm/bin/python bench/serving.py --output_dir docs/serving
+.venv-vllm/bin/python bench/serving.py --output_dir docs/serving/small --small
 ```
 
-The model is random, in the proportions of Qwen2.5-VL-7B. vLLM is asked about the first response to each prompt, and
-then about the others, so that they find the prompt in its cache; each round has images of its own, and an empty cache.
-vLLM's linear layers are computed by oneDNN, and PyTorch's by MKL, which takes twice the time on some CPUs. So this
-project's scorer takes another turn with its linear layers by oneDNN. A ratio is the median, over the rounds, of vLLM's
-time over this project's. Writes `results.json` and `results.png`, and prints the table of `docs/vllm.md`.
+The model is random, in the proportions of Qwen2.5-VL-7B, or the embedded world's with `--small`. vLLM is asked about
+the first response to each prompt, and then about the others, so that they find the prompt in its cache; each round has
+images of its own, and an empty cache. vLLM's linear layers are computed by oneDNN, and PyTorch's by MKL, which takes
+twice the time on some CPUs. So this project's scorer takes another turn with its linear layers by oneDNN. A ratio is
+the median, over the rounds, of vLLM's time over this project's. Writes `results.json` and `results.png`, and prints the
+table of `docs/vllm.md`.
 """
 
 import argparse
@@ -55,16 +57,17 @@ VISION = {"depth": 4, "hidden_size": 320, "intermediate_size": 864, "num_heads":
 WORDS = "the digit on the left is larger than the one on the right so the answer must be".split()
 
 
-def build_model(folder: Path) -> None:
+def build_model(folder: Path, small: bool) -> None:
     """A random reward model with its processor."""
     processor = build_processor()
     processor.image_processor.size["longest_edge"] = 1280 * 28 * 28  # the embedded world's images are smaller
     config = build_config(processor.tokenizer)
-    for part, values in ((config.text_config, TEXT), (config.vision_config, {**VISION, "out_hidden_size": 512})):
-        for name, value in values.items():
-            setattr(part, name, value)
-    config.text_config.layer_types = ["full_attention"] * TEXT["num_hidden_layers"]
-    config.text_config.rope_parameters["mrope_section"] = [8, 12, 12]
+    if not small:
+        for part, values in ((config.text_config, TEXT), (config.vision_config, {**VISION, "out_hidden_size": 512})):
+            for name, value in values.items():
+                setattr(part, name, value)
+        config.text_config.layer_types = ["full_attention"] * TEXT["num_hidden_layers"]
+        config.text_config.rope_parameters["mrope_section"] = [8, 12, 12]
     config.text_config.max_position_embeddings = 8192
     torch.manual_seed(0)
     Qwen2_5_VLForSequenceClassification(config).save_pretrained(folder)
@@ -199,10 +202,11 @@ def main():
     parser.add_argument("--prompts", type=int, default=4, help="A round has this many prompts.")
     parser.add_argument("--side", type=int, default=448, help="An image has this many pixels on each side.")
     parser.add_argument("--words", type=int, default=40, help="A response has this many words.")
+    parser.add_argument("--small", action="store_true", help="Take the embedded world's model.")
     args = parser.parse_args()
     args.output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        build_model(Path(folder) / "native")
+        build_model(Path(folder) / "native", args.small)
         ExportedCheckpoint(f"{folder}/native", "vllm").write(f"{folder}/vllm")
         scorer = RewardScorer.from_pretrained(f"{folder}/native")
         llm = LLM(
