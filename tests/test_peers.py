@@ -2,9 +2,10 @@
 
 import json
 
+import ms_swift
 import pytest
 import torch
-from peers import PAGE, Peers, draw, fill, measure, table
+from peers import PAGE, Peers, draw, measure, put_between, table
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,15 @@ def test_scores_are_equal_with_less_computed(peers):
 def test_page_holds_what_was_measured():
     results = json.loads((PAGE.with_suffix("") / "results.json").read_text())
     page = PAGE.read_text()
-    assert fill(page, results) == page
+    for task in ("mpo", "score"):
+        assert put_between(page, task, table(results[task])) == page
     assert table(results["mpo"]).count("| ours, ahead |") == len(results["mpo"]) == 7
     assert {cell["k"] for cell in results["score"]} == {2, 8, 32}
+
+
+def test_page_holds_what_was_measured_beside_ms_swift():
+    cells = json.loads((PAGE.with_suffix("") / "ms_swift.json").read_text())
+    page = PAGE.read_text()
+    assert put_between(page, "ms-swift", ms_swift.table(cells)) == page
+    for cell in cells:
+        assert len({round(loss, 3) for loss in cell["first_loss"].values()}) == 1
