@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import yaml
+from transformers import TrainingArguments
 from trl import ModelConfig, ScriptArguments, TrlParser
 
 
@@ -40,6 +41,28 @@ def check_choices(parsed: tuple) -> None:
             if is_choice and value not in choices and value != field.default:
                 known = ", ".join(map(str, choices))
                 raise ValueError(f"`{field.name}: {value}`: there is no such choice. There are {known}.")
+
+
+def check_processes(parsed: tuple) -> None:
+    """
+    Check that the processes of a training know of each other. accelerate takes each for the only one where it finds no
+    GPU and was not told to use the CPU: all would train on all rows and save to one folder.
+
+    Args:
+        parsed (`tuple`):
+            The recipe's dataclasses, filled.
+
+    Raises:
+        ValueError: If more processes were launched than a trainer would count.
+    """
+    launched = int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else 1
+    for arguments in parsed:
+        if isinstance(arguments, TrainingArguments) and arguments.world_size < launched:
+            raise ValueError(
+                f"{launched} processes were launched, and each would train as if it were alone: PyTorch finds no GPU, "
+                "and `use_cpu` is false. See to it that `nvidia-smi` and `CUDA_VISIBLE_DEVICES` show the GPUs, or give "
+                "`--use_cpu true`."
+            )
 
 
 def texts_in(value: object) -> list[str]:
@@ -84,6 +107,8 @@ class RecipeParser(TrlParser):
             raise FileNotFoundError(f"`--config {path}` is not a file. Name a YAML.")
         parsed = super().parse_args_and_config(args, **kwargs)
         check_choices(parsed)
+        if not any(getattr(namespace, "estimate", False) for namespace in parsed):
+            check_processes(parsed)
         self.check_read(parsed)
         for namespace in parsed:  # a shell expands `~`, a YAML does not
             for key in {*self.inputs, "output_dir"} & vars(namespace).keys():
