@@ -1,16 +1,14 @@
 """How recipes read their configuration: the tiny default, overrides, typos, and inputs that do not exist."""
 
 import shutil
-import types
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 import pytest
-import torch
 from test_configs import RECIPES, dataclasses_of
 from trl import RewardConfig, ScriptArguments
 
 from vl_reward import DatasetArguments, RecipeParser, VisionModelConfig
-from vl_reward.arguments.recipe_parser import check_processes
 
 
 @dataclass
@@ -165,18 +163,16 @@ def test_every_recipe_that_reads_a_dataset_maps_its_columns(path):
     assert ("script_args.columns" in path.read_text()) == reads
 
 
-def test_processes_that_do_not_know_of_each_other_are_refused(recipe, monkeypatch):
-    """accelerate's state where two were launched and no GPU is found: each is the only one to itself."""
-    monkeypatch.setenv("LOCAL_RANK", "1")
+def test_processes_that_do_not_know_of_each_other_are_refused_before_data_are_read(recipe, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    alone = types.SimpleNamespace(num_processes=1)
-    monkeypatch.setattr(RewardConfig, "_setup_devices", torch.device("cpu"))
-    monkeypatch.setattr(RewardConfig, "distributed_state", alone, raising=False)
-    parsed = (RewardConfig(output_dir="unused", bf16=False),)
-    with pytest.raises(ValueError, match="2 processes were launched, .* give `--use_cpu true`"):
-        check_processes(parsed)
-    alone.num_processes = 2
-    check_processes(parsed)
+    given = ["--output_dir", "unused", "--bf16", "false"]
+    (Path(recipe).parent / "configs/tiny/train.yaml").write_text("{}")
+    with pytest.raises(ValueError, match="2 processes were started, and each would train alone"):
+        RecipeParser((RewardConfig,), recipe, ()).parse_args_and_config(given)
+    # What an estimate needs is known without them.
+    Path(recipe).write_text("model_args.estimate, model_args.model_name_or_path")
+    estimate = ["--estimate", "true", "--model_name_or_path", "nobody/nothing"]
+    RecipeParser((RewardConfig, VisionModelConfig), recipe, ()).parse_args_and_config([*given, *estimate])
 
 
 def test_typo_stops_the_run(recipe, tmp_path):

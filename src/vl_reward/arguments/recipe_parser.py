@@ -43,26 +43,25 @@ def check_choices(parsed: tuple) -> None:
                 raise ValueError(f"`{field.name}: {value}`: there is no such choice. There are {known}.")
 
 
-def check_processes(parsed: tuple) -> None:
+def check_processes(training_args: TrainingArguments) -> None:
     """
     Check that the processes of a training know of each other. accelerate takes each for the only one where it finds no
-    GPU and was not told to use the CPU: all would train on all rows and save to one folder.
+    GPU and was not told to use the CPU.
 
     Args:
-        parsed (`tuple`):
-            The recipe's dataclasses, filled.
+        training_args ([`~transformers.TrainingArguments`]):
+            A trainer's arguments.
 
     Raises:
         ValueError: If more processes were launched than a trainer would count.
     """
-    launched = int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else 1
-    for arguments in parsed:
-        if isinstance(arguments, TrainingArguments) and arguments.world_size < launched:
-            raise ValueError(
-                f"{launched} processes were launched, and each would train as if it were alone: PyTorch finds no GPU, "
-                "and `use_cpu` is false. See to it that `nvidia-smi` and `CUDA_VISIBLE_DEVICES` show the GPUs, or give "
-                "`--use_cpu true`."
-            )
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if launched != training_args.world_size:
+        raise ValueError(
+            f"{launched} processes were started, and each would train alone and write over the others' files: PyTorch "
+            "finds no GPU. `nvidia-smi` and `CUDA_VISIBLE_DEVICES` say what there is. Without a GPU, add "
+            "`use_cpu: true` (`--use_cpu true`)."
+        )
 
 
 def texts_in(value: object) -> list[str]:
@@ -107,8 +106,10 @@ class RecipeParser(TrlParser):
             raise FileNotFoundError(f"`--config {path}` is not a file. Name a YAML.")
         parsed = super().parse_args_and_config(args, **kwargs)
         check_choices(parsed)
-        if not any(getattr(namespace, "estimate", False) for namespace in parsed):
-            check_processes(parsed)
+        estimate = any(getattr(namespace, "estimate", False) for namespace in parsed)
+        for namespace in parsed:
+            if isinstance(namespace, TrainingArguments) and not estimate:
+                check_processes(namespace)
         self.check_read(parsed)
         for namespace in parsed:  # a shell expands `~`, a YAML does not
             for key in {*self.inputs, "output_dir"} & vars(namespace).keys():

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 from pathlib import Path
 from statistics import fmean
 
@@ -15,6 +14,7 @@ from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOTrainer
 
+from ..arguments.recipe_parser import check_processes
 from ..prefix_sharing.share_prefixes import calls_tower_once
 from .complete_checkpoint import check_resumable, mark_complete, newest_complete, settings_of
 from .stop_signal import StopSignal
@@ -42,12 +42,7 @@ class TrainerGuards(Trainer):
         if self.args.train_sampling_strategy not in ("random", "sequential"):
             check_lengths(self)
         check_all_are_there(kwargs.get("train_dataset"), self.train_dataset)
-        started = int(os.environ.get("WORLD_SIZE", 1))
-        if started != self.args.world_size:
-            raise ValueError(
-                f"{started} processes were started, and each would train alone and write over the others' files. "
-                "Without a GPU, add `use_cpu: true` (`--use_cpu true`)."
-            )
+        check_processes(self.args)
         if isinstance(self.model, PeftModel):
             restore_full_modules(self.model, self.args.bf16)
             self.model.register_state_dict_post_hook(without_quant_states)
