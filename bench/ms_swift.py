@@ -9,10 +9,10 @@ python bench/ms_swift.py --swift_python .venv-swift/bin/python
 ```
 
 The vocabulary is Qwen's, decoder and vision tower the embedded world's, as in `bench/peers.py`. The reference is live.
-ms-swift's vision tower is frozen, as it is by default; `recipes/mpo.py` trains it. Seconds are the CPU's in `Trainer.training_step`: forward and backward passes. A run gives
-the median of its steps without the first two, and a cell the lowest of its runs. Memory is the peak of the steps,
-optimizer included, above what was there before the first. The first losses have to be equal. Writes `ms_swift.json` and
-the table of `docs/peers.md`.
+ms-swift's vision tower is frozen, as it is by default; `recipes/mpo.py` trains it. Seconds are the CPU's in
+`Trainer.training_step`: forward and backward passes. A run gives the median of its steps without the first two, and a
+cell the lowest of its runs. Memory is the peak of the steps, optimizer included, above what was there before the first.
+The first losses have to be equal. Writes `ms_swift.json` and the table of `docs/peers.md`.
 """
 
 import argparse
