@@ -84,11 +84,14 @@ def main(script_args, sampling, model_args):
     usable = UsableRows(prompts, PromptCheck(processor), output_dir, script_args.max_refused)
     prompts = usable.rows
     verifiers.check_answers(verify, prompts.select_columns(["id", "answer"]), needed=True)
-    asked = list(prompts.select_columns([name for name in PromptCheck.columns if name in prompts.column_names]))
-    questions, images, videos = ([row.get(key) for row in asked] for key in ("prompt", "images", "videos"))
+    # Images are read when a batch asks for them: `asked` and its columns are files.
+    asked = prompts.select_columns([name for name in PromptCheck.columns if name in prompts.column_names])
+    questions, images, videos = (
+        asked[key] if key in asked.column_names else [None] * len(asked) for key in ("prompt", "images", "videos")
+    )
     blank = AskedRows.with_blank_images(asked)
     blank_images, blank_videos = ([row[key] for row in blank] for key in ("images", "videos"))
-    names, answers = [f"row {row['id']}" for row in asked], prompts["answer"][:]
+    names, answers = [f"row {i}" for i in asked["id"]], prompts["answer"][:]
 
     ####################
     # Evaluation
@@ -108,12 +111,15 @@ def main(script_args, sampling, model_args):
         "blank_image_accuracy": fmean(bool(verify(row[0], a)) for row, a in zip(blank_responses, answers, strict=True)),
     }
     lines = [{"id": i, "greedy": row[0]} for i, row in zip(prompts["id"], greedy_responses, strict=True)]
+    # So many rows are scored at a time, since all of their images are in memory.
+    numbers = [range(len(asked))[start : start + 256] for start in range(0, len(asked), 256)]
     if script_args.reward_model is not None:
         settings = {"dtype": model_args.dtype, "share_prefixes": model_args.share_prefixes}
         scorer = RewardScorer.from_pretrained(script_args.reward_model, **settings)
         scorer.model.to(device)
-        given = [row | {"responses": texts} for row, texts in zip(asked, greedy_responses, strict=True)]
-        scores = scorer.score_candidates(given)
+        scores = []
+        for part in numbers:
+            scores += scorer.score_candidates([asked[i] | {"responses": greedy_responses[i]} for i in part])
         scored = [row[0] for row in scores if row[0] is not None]  # an empty response has no score
         results |= {"reward_model": script_args.reward_model, "greedy_reward": fmean(scored or [-math.inf])}
         results["empty_greedy_responses"] = len(scores) - len(scored)
@@ -122,8 +128,9 @@ def main(script_args, sampling, model_args):
     if script_args.reward_model is not None and script_args.num_generations > 0:
         sampler = ResponseSampler(model, processor, sampling)
         samples, _ = sampler(questions, images, script_args.num_generations, names, videos)
-        given = [row | {"responses": texts} for row, texts in zip(asked, samples, strict=True)]
-        scores = scorer.score_candidates(given)
+        scores = []
+        for part in numbers:
+            scores += scorer.score_candidates([asked[i] | {"responses": samples[i]} for i in part])
         ranks = [[-math.inf if score is None else score for score in row] for row in scores]  # empty: the worst
         correct = [[bool(verify(text, answer)) for text in row] for row, answer in zip(samples, answers, strict=True)]
         results |= {
