@@ -117,9 +117,8 @@ def main(script_args, sampling, model_args):
         settings = {"dtype": model_args.dtype, "share_prefixes": model_args.share_prefixes}
         scorer = RewardScorer.from_pretrained(script_args.reward_model, **settings)
         scorer.model.to(device)
-        scores = []
-        for part in numbers:
-            scores += scorer.score_candidates([asked[i] | {"responses": greedy_responses[i]} for i in part])
+        given = ([asked[i] | {"responses": greedy_responses[i]} for i in part] for part in numbers)
+        scores = [row for rows in given for row in scorer.score_candidates(rows)]
         scored = [row[0] for row in scores if row[0] is not None]  # an empty response has no score
         results |= {"reward_model": script_args.reward_model, "greedy_reward": fmean(scored or [-math.inf])}
         results["empty_greedy_responses"] = len(scores) - len(scored)
@@ -128,9 +127,8 @@ def main(script_args, sampling, model_args):
     if script_args.reward_model is not None and script_args.num_generations > 0:
         sampler = ResponseSampler(model, processor, sampling)
         samples, _ = sampler(questions, images, script_args.num_generations, names, videos)
-        scores = []
-        for part in numbers:
-            scores += scorer.score_candidates([asked[i] | {"responses": samples[i]} for i in part])
+        given = ([asked[i] | {"responses": samples[i]} for i in part] for part in numbers)
+        scores = [row for rows in given for row in scorer.score_candidates(rows)]
         ranks = [[-math.inf if score is None else score for score in row] for row in scores]  # empty: the worst
         correct = [[bool(verify(text, answer)) for text in row] for row, answer in zip(samples, answers, strict=True)]
         results |= {
